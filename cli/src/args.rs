@@ -24,7 +24,7 @@ mod values;
 #[derive(Debug, Parser)]
 #[command(name = "volley", version, about)]
 pub struct Args {
-    /// The address of a member of the cluster: grpc://HOST:PORT, or grpc+tls://HOST:PORT.
+    /// The address of a member of the cluster, or several separated by commas: grpc://HOST:PORT, or grpc+tls://HOST:PORT.
     #[arg(long, env = "VOLLEY_CLUSTER", global = true, default_value = "grpc://127.0.0.1:8815")]
     pub cluster: String,
     #[command(flatten)]

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::path::PathBuf;
 
-use volley_common::client::ClientLogin;
+use volley_client::ClientLogin;
 use volley_common::identity::Secret;
 use volley_common::tls::ClientTls;
 use volley_common::{Error, Result};

@@ -21,7 +21,6 @@
 //! | [`net`] | connections to members, fail-over |
 //! | [`proxy`] | forwarding a call unchanged to another member |
 //! | [`grpc`] | gRPC's framing, for calls that bypass tonic |
-//! | [`client`] | a client that fetches all endpoints in parallel |
 //! | [`server`] | the process of a server: configuration, sockets, the two-stage stop, health and metrics |
 //! | [`fairness`] | shares between clients: limits of calls, and waiting in turn |
 //! | [`fair_budget`] | budgets of which one owner has a part at most |
@@ -31,7 +30,6 @@
 //! | [`unsent_bytes`] | how much of a stream was passed on to HTTP/2 and is not sent yet |
 //! | [`memory`], [`clock`] | settings of the allocator; the wall clock |
 
-pub mod client;
 pub mod clock;
 pub mod cluster_id;
 pub mod error;

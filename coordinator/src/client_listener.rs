@@ -83,16 +83,18 @@ impl ClientListener {
         uri.starts_with(TLS_SCHEME) || !(self.client_tls || self.uri.starts_with(TLS_SCHEME))
     }
 
-    /// The addresses of these nodes for the listener's clients; this coordinator's address if the listener is a proxy, or
-    /// if its clients reach none of the nodes.
+    /// The address of a node for the listener's clients; `None` if the listener is a proxy, or if its clients do not reach the
+    /// node.
+    pub fn address_of<'a>(&self, node: &'a Node) -> Option<&'a str> {
+        match self.locations {
+            Locations::Direct => node_address(node, &self.name).filter(|uri| self.permits(uri)),
+            Locations::Proxy | Locations::Single => None,
+        }
+    }
+
+    /// The addresses of these nodes for the listener's clients; this coordinator's address if its clients reach none of them.
     pub fn addresses<'a>(&'a self, nodes: &'a [Node]) -> Vec<&'a str> {
-        let addresses: Vec<&str> = match self.locations {
-            Locations::Direct => {
-                let addresses = nodes.iter().filter_map(|node| node_address(node, &self.name));
-                addresses.filter(|uri| self.permits(uri)).collect()
-            }
-            Locations::Proxy | Locations::Single => Vec::new(),
-        };
+        let addresses: Vec<&str> = nodes.iter().filter_map(|node| self.address_of(node)).collect();
         if addresses.is_empty() && !nodes.is_empty() { vec![self.own_address()] } else { addresses }
     }
 }

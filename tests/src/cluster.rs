@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::tls::ClientTls;
 
 use crate::launch::{ProcessRole, ServerOptions};

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use volley_common::client::Client;
+use volley_client::Client;
 
 use crate::loopback::HTTP_OFFSET;
 use crate::wait_for;

@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
-use volley_common::client::Client;
+use volley_client::Client;
 
 use crate::process::ServerProcess;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use futures::Stream;
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::options::Options;
 use volley_common::{Result, TableName};
 
@@ -64,7 +64,7 @@ pub async fn put(
     table: &str,
     options: &Options,
     ids: Range<i64>,
-) -> Result<volley_common::client::PutOutcome> {
+) -> Result<volley_client::PutOutcome> {
     client.put(&name(table), options, schema(), stream(ids)).await
 }
 

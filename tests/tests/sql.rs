@@ -15,7 +15,7 @@ use arrow_flight::sql::{
 use arrow_flight::{Action, CancelFlightInfoRequest, FlightDescriptor, FlightInfo};
 use futures::{StreamExt, TryStreamExt, stream};
 use prost::Message;
-use volley_common::client::{Client, ClientChannel};
+use volley_client::{Client, ClientChannel};
 use volley_common::options::Options;
 use volley_common::{Code, Error, Result};
 use volley_tests::{ClusterOptions, TestCluster, rows};

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
+use volley_client::Client;
 use volley_common::Result;
-use volley_common::client::Client;
 
 use super::doctor::exposure::exposure_warnings;
 use super::{coordinators, nodes};

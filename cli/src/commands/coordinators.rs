@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use comfy_table::Table;
 use serde_json::{Value, json};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::{Result, clock};
 
 use crate::args::{CoordinatorChange, NewCoordinator};

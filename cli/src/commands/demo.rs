@@ -9,7 +9,7 @@ use arrow::datatypes::SchemaRef;
 use futures::StreamExt;
 use tpchgen::generators::LineItemGenerator;
 use tpchgen_arrow::LineItemArrow;
-use volley_common::client::{Client, FetchOptions, PutOutcome};
+use volley_client::{Client, FetchOptions, PutOutcome};
 use volley_common::options::Options;
 use volley_common::{Error, Result, TableName};
 

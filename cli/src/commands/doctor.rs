@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use futures::{future, stream};
 use serde_json::{Value, json};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::grpc::NOW_HEADER;
 use volley_common::{Code, Error, Result, clock};
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::server::StopSignals;
 use volley_common::tls::ClientTls;
 use volley_common::{Code, Error, Result};

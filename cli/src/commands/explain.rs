@@ -2,7 +2,7 @@
 
 use comfy_table::Table;
 use serde_json::{Value, json};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::{Result, TableName};
 
 use crate::output::{self, cell, plural};

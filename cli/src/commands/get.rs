@@ -9,7 +9,7 @@ use arrow::util::pretty::pretty_format_batches_with_schema;
 use futures::{StreamExt, TryStreamExt};
 use indicatif::ProgressBar;
 use serde_json::json;
-use volley_common::client::{Client, FetchOptions, FetchStream};
+use volley_client::{Client, FetchOptions, FetchStream};
 use volley_common::escape::escape_invisible;
 use volley_common::options::Options;
 use volley_common::{Error, Result};

@@ -1,7 +1,7 @@
 //! `volley grant`, `revoke` and `grants`: roles on prefixes of table names.
 
 use serde_json::{Value, json};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::escape::escape_invisible;
 use volley_common::{Error, Result};
 

@@ -3,8 +3,8 @@
 use arrow::datatypes::SchemaRef;
 use arrow_flight::{FlightEndpoint, FlightInfo};
 use serde_json::{Value, json};
-use volley_common::client::Client;
-use volley_common::client::address::{EndpointLocation, parse_location};
+use volley_client::Client;
+use volley_client::address::{EndpointLocation, parse_location};
 use volley_common::clock::span;
 use volley_common::escape::escape_invisible;
 use volley_common::ipc::schema::parse_schema;

@@ -2,8 +2,8 @@
 
 use arrow_flight::FlightInfo;
 use serde_json::{Value, json};
+use volley_client::Client;
 use volley_common::Result;
-use volley_common::client::Client;
 use volley_common::escape::escape_invisible;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::TableRequest;

@@ -1,6 +1,6 @@
 //! The commands, one module each.
 
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::tls::ClientTls;
 use volley_common::{Code, Result};
 

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use comfy_table::Table;
 use serde_json::{Value, json};
+use volley_client::Client;
 use volley_common::Result;
-use volley_common::client::Client;
 
 use crate::output::{self, cell};
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use arrow::datatypes::SchemaRef;
 use serde_json::Value;
-use volley_common::client::{Client, PutOutcome};
+use volley_client::{Client, PutOutcome};
 use volley_common::clock;
 use volley_common::escape::{escape_invisible, escape_lines};
 use volley_common::ipc::schema::parse_schema;

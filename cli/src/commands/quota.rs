@@ -1,8 +1,8 @@
 //! `volley quota`: limits of the bytes and tables below a prefix.
 
 use serde_json::{Value, json};
+use volley_client::Client;
 use volley_common::Result;
-use volley_common::client::Client;
 
 use crate::args::identity::QuotaCommand;
 use crate::output::{self, cell};

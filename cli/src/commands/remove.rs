@@ -1,8 +1,8 @@
 //! `volley remove`.
 
 use serde_json::json;
+use volley_client::Client;
 use volley_common::Result;
-use volley_common::client::Client;
 
 use crate::output;
 

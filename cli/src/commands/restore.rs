@@ -1,7 +1,7 @@
 //! `volley restore`.
 
 use serde_json::{Value, json};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::{Result, TableName};
 
 use crate::output::{self, count, plural};

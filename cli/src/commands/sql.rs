@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
-use volley_common::client::{Client, FetchOptions};
+use volley_client::{Client, FetchOptions};
 use volley_common::escape::escape_invisible;
 use volley_common::{Error, Result};
 

@@ -1,7 +1,7 @@
 //! `volley stats`.
 
+use volley_client::Client;
 use volley_common::Result;
-use volley_common::client::Client;
 
 use crate::output;
 

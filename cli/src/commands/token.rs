@@ -1,7 +1,7 @@
 //! `volley token`: service tokens.
 
 use serde_json::{Value, json};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::{Error, Result, clock};
 
 use crate::args::identity::TokenCommand;

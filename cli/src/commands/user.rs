@@ -1,7 +1,7 @@
 //! `volley user`: the users of the cluster.
 
 use serde_json::{Value, json};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::escape::escape_invisible;
 use volley_common::identity::Secret;
 use volley_common::{Error, Result};

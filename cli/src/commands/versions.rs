@@ -1,7 +1,7 @@
 //! `volley info --versions`.
 
 use serde_json::{Value, json};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::clock::{self, span};
 use volley_common::{Result, TableName};
 

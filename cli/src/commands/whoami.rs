@@ -1,8 +1,8 @@
 //! `volley whoami`.
 
 use serde_json::{Value, json};
+use volley_client::Client;
 use volley_common::Result;
-use volley_common::client::Client;
 
 use super::grants;
 use crate::output::{self, cell};

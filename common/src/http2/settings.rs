@@ -126,7 +126,7 @@ pub const RAFT: ClientSettings = ClientSettings {
     ping_while_idle: true,
 };
 
-/// Connections of [`crate::client`]. The window of 1 GiB has room for 256 stalled streams, so that they cannot starve the
+/// Connections of clients of the cluster. The window of 1 GiB has room for 256 stalled streams, so that they cannot starve the
 /// one that is read.
 pub const CLIENT: ClientSettings = ClientSettings {
     connect_timeout: Duration::from_secs(5),

@@ -23,7 +23,7 @@ use super::flight_info::timestamp;
 use super::identity_bodies::PrefixBody;
 use super::rights::{self, CallRights, Requirement};
 use super::session_options::{COOKIE, FlightSessions, session_id};
-use super::{admin_actions, identity_actions};
+use super::{admin_actions, begun_write, identity_actions};
 use crate::catalog::Catalog;
 use crate::client_listener::{ClientListener, node_address};
 use crate::diagnostics::table_stats::table_json;
@@ -42,7 +42,10 @@ pub(super) const ACTIONS: [(&str, &str); 25] = [
     ),
     ("list_tables", r#"The tables that one may read, with their statistics, as JSON: {"prefix"}"#),
     ("get_stats", r#"Sums over the cluster, or of one table: {"table"}"#),
-    ("begin_write", r#"Begin a write of many puts: {"table", "mode", ...} -> {"write_id", "nodes", "lease_ms"}"#),
+    (
+        "begin_write",
+        r#"Begin a write of many puts: {"table", "mode", ...} -> {"write_id", "nodes", "lease_ms", "shards", "shard_by", "placement"}"#,
+    ),
     (
         "commit_write",
         r#"Make a begun write visible: {"write_id"}; the outcome of one that was committed before has "repeated": true"#,
@@ -248,10 +251,7 @@ impl ActionRunner {
             ..BeginWriteRequest::default()
         };
         let plan = self.services.write.begin_write(call.access(), request).await?;
-        let write_id = plan.write.map(|write| write.id).unwrap_or_default();
-        let (nodes, table) = (listener.addresses(&plan.nodes), name.to_string());
-        let reply = json!({ "write_id": write_id, "table": table, "nodes": nodes, "lease_ms": plan.lease_ms });
-        Ok(ActionReply::json(&reply))
+        Ok(ActionReply::json(&begun_write::reply(&name, &plan, listener)))
     }
 
     async fn commit_write(&self, body: &[u8], call: &CallContext) -> Result<ActionReply> {

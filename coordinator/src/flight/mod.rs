@@ -20,13 +20,14 @@
 //! | [`forwarding`], [`sql_calls`] | forwarding calls to nodes; which calls have SQL, and are forwarded because of it |
 //! | [`flight_info`] | FlightInfo messages of read plans and listed tables |
 //! | [`actions`], [`admin_actions`], [`identity_actions`] | DoAction |
-//! | [`action_bodies`], [`identity_bodies`] | the JSON bodies of actions |
+//! | [`action_bodies`], [`identity_bodies`], `begun_write` | the JSON bodies of actions, and the reply to `begin_write` |
 //! | [`handshake`], [`session_options`] | handshakes, and session options |
 //! | [`limits`] | message limits |
 
 pub mod action_bodies;
 pub mod actions;
 pub mod admin_actions;
+mod begun_write;
 pub mod call_authenticator;
 pub mod call_context;
 pub mod flight_info;

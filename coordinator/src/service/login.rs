@@ -29,7 +29,7 @@ use crate::raft::Handle;
 const TURNS: usize = 2;
 /// How many logins may be verified or wait for it.
 const MAX_PENDING: usize = 256;
-/// When a login beyond these should be tried again, milliseconds.
+/// When a login beyond these, or before there are users, should be tried again, milliseconds.
 const RETRY_MS: u64 = 1_000;
 /// How many successful logins are kept for a minute.
 const MAX_RECENT: usize = 1_000;
@@ -90,8 +90,8 @@ impl LoginService {
     ///
     /// # Errors
     /// UNAUTHENTICATED: the user does not exist, has no password, or has another one. RESOURCE_EXHAUSTED: too many failed
-    /// logins of late, or too many at the moment. UNAVAILABLE: there is no user yet, or the password is not the one that this
-    /// coordinator knows, and there is no leader with the newest one.
+    /// logins of late, or too many at the moment. UNAVAILABLE: there is no user yet, with a retry hint; or the password is not the
+    /// one that this coordinator knows, and there is no leader with the newest one.
     pub async fn login(&self, user: &str, password: &Secret, address: &str) -> Result<IssuedToken> {
         Ok(self.log_in(user, password, address).await?.issued)
     }
@@ -186,7 +186,8 @@ impl LoginService {
         }
         Err(Error::unavailable(
             "the cluster has no user yet: its first administrator is created within seconds of its start; try again in a moment, and if that does not help, look for bootstrap_admin_file in the coordinators' logs",
-        ))
+        )
+        .retry_after(RETRY_MS))
     }
 
     /// Records a login whose caller went away.

@@ -15,8 +15,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
+use volley_client::{Client, FetchOptions};
 use volley_common::TableName;
-use volley_common::client::{Client, FetchOptions};
 use volley_common::options::{MIN_RETENTION_S, Mode, Options};
 use volley_tests::rows;
 

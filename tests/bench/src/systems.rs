@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrow_flight::FlightEndpoint;
 use clap::ValueEnum;
 use serde::Serialize;
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::options::Options;
 use volley_tests::loopback::LoopbackNetwork;
 use volley_tests::process::ServerProcess;

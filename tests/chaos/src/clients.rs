@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio_util::sync::CancellationToken;
-use volley_common::client::{Client, PutOutcome};
+use volley_client::{Client, PutOutcome};
 use volley_common::options::{Mode, Options};
 use volley_common::{Code, Error, Result, TableName};
 use volley_tests::cluster::{MemberId, TestCluster};

@@ -1,6 +1,6 @@
 //! What the answer to an operation says about its outcome.
 
-use volley_common::client::PutOutcome;
+use volley_client::PutOutcome;
 use volley_common::{Code, Error, Result};
 
 use crate::history::OpOutcome;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_tests::cluster::{ClusterOptions, TestCluster};
 
 use crate::check::{self, ChaosViolation, ViolationKind};

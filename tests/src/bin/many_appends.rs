@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::options::{Mode, Options};
 use volley_tests::{ClusterOptions, TestCluster, rows};
 

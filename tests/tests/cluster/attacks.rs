@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::options::{LISTENER_HEADER, Options};
 use volley_tests::loopback::HTTP_OFFSET;
 use volley_tests::process::ServerProcess;

@@ -7,7 +7,7 @@ use arrow::array::{Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use futures::stream;
 use serde_json::{Value, json};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::options::{Mode, Options};
 use volley_common::{Code, Error, Result};
 use volley_tests::process::ServerProcess;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow_flight::FlightInfo;
 use futures::TryStreamExt;
 use futures::future::join_all;
-use volley_common::client::{Client, FetchOptions};
+use volley_client::{Client, FetchOptions};
 use volley_common::options::{Mode, Options};
 use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 

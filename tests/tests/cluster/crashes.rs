@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use arrow_flight::FlightDescriptor;
 use futures::StreamExt;
+use volley_client::{FetchOptions, PutOutcome};
 use volley_common::Code;
-use volley_common::client::{FetchOptions, PutOutcome};
 use volley_common::options::{Mode, Options};
 use volley_tests::raw::{OpenPut, messages};
 use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
@@ -97,7 +97,7 @@ async fn get_fails_over_when_its_node_is_killed() {
     let client = cluster.client().await;
     let two = Options { shards: Some(2), ..keyed() };
     rows::put(&client, "t", &two, 0..LARGE).await.unwrap();
-    let how = FetchOptions { streams: 8, window: 1 };
+    let how = FetchOptions { streams: 8, window_bytes: 1 };
     let mut fetch = client.get(&rows::name("t"), &Options::default(), how).await.unwrap();
     let first = fetch.next().await.unwrap().unwrap();
     let victim = cluster.node_index(&format!("grpc+tcp://{}", first.from));

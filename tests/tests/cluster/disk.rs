@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use arrow_flight::FlightEndpoint;
+use volley_client::{Client, FetchOptions};
 use volley_common::Code;
-use volley_common::client::{Client, FetchOptions};
 use volley_common::options::Options;
 use volley_tests::cluster::files_below;
 use volley_tests::process::ServerProcess;
@@ -141,7 +141,7 @@ async fn get_survives_files_truncated_under_it() {
     let mut cluster = TestCluster::start_with(scrubbed_often()).await;
     let client = cluster.client().await;
     rows::put(&client, "t", &Options { shards: Some(2), ..Options::default() }, 0..LARGE).await.unwrap();
-    let how = FetchOptions { streams: 8, window: 1 };
+    let how = FetchOptions { streams: 8, window_bytes: 1 };
     let mut fetch = client.get(&rows::name("t"), &Options::default(), how).await.unwrap();
     let first = futures::StreamExt::next(&mut fetch).await.unwrap().unwrap();
     let victim = cluster.node_index(&format!("grpc+tcp://{}", first.from));

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use arrow_flight::Ticket;
 use futures::TryStreamExt;
+use volley_client::{Client, FetchOptions};
 use volley_common::Result;
-use volley_common::client::{Client, FetchOptions};
 use volley_common::options::{Mode, Options};
 use volley_tests::cluster::{ClusterOptions, MemberId};
 use volley_tests::{TestCluster, rows};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use volley_client::Client;
 use volley_common::Code;
-use volley_common::client::Client;
 use volley_common::options::{Mode, Options};
 use volley_tests::{TestCluster, rows, wait_for};
 

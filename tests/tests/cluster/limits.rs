@@ -6,7 +6,7 @@ use arrow_flight::{FlightData, Ticket};
 use futures::channel::oneshot;
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::options::Options;
 use volley_common::{Code, Result};
 use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};

@@ -3,7 +3,7 @@
 use arrow_flight::{FlightDescriptor, FlightInfo};
 use serde_json::json;
 use tonic::Request;
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::options::{CLIENT_LISTENER_HEADER, LISTENER_HEADER, Options};
 use volley_common::{Code, Error};
 use volley_tests::{ClusterOptions, TestCluster, rows};

@@ -4,6 +4,7 @@
 mod admin;
 mod attacks;
 mod catalog_limits;
+mod client;
 mod compaction;
 mod coordinator_membership;
 mod crashes;

@@ -4,8 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use volley_client::Client;
 use volley_common::Code;
-use volley_common::client::Client;
 use volley_common::options::Options;
 use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 

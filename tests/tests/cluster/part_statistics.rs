@@ -7,7 +7,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use arrow_flight::{FlightDescriptor, FlightInfo};
 use serde_json::{Value, json};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::options::{Mode, Options};
 use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};
 

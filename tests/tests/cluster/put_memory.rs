@@ -13,7 +13,7 @@ use arrow_flight::{FlightData, FlightDescriptor, PutResult};
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tonic::{Code, Status, Streaming};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::options::Options;
 use volley_tests::process::ServerProcess;
 use volley_tests::{ClusterOptions, TestCluster, raw, rows, wait_for};

@@ -6,7 +6,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use arrow_flight::Ticket;
 use futures::{StreamExt, TryStreamExt};
-use volley_common::client::{Client, FetchOptions};
+use volley_client::{Client, FetchOptions};
 use volley_common::options::Options;
 use volley_common::{Code, Result};
 use volley_tests::process::ServerProcess;

@@ -10,7 +10,7 @@ use tonic::{Code, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::net::ConnectionPool;
 use volley_common::options::Options;
 use volley_tests::process::ServerProcess;

@@ -2,7 +2,7 @@
 
 use arrow_flight::{FlightDescriptor, FlightInfo};
 use tonic::Request;
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::options::Options;
 use volley_common::options::sql::{FILTER_CHECKED_HEADER, SQL_FORWARDED_HEADER};
 use volley_common::ticket::SQL_MAGIC;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arrow_flight::FlightDescriptor;
 use serde_json::{Value, json};
-use volley_common::client::{Client, PutOutcome};
+use volley_client::{Client, PutOutcome};
 use volley_common::options::Options;
 use volley_common::{Code, Result};
 use volley_tests::raw::{OpenPut, code, messages};

@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use prost::Message;
 use serde_json::json;
 use tonic::Request;
-use volley_common::client::{Client, FetchOptions};
+use volley_client::{Client, FetchOptions};
 use volley_common::options::Options;
 use volley_common::{Code, Result};
 use volley_tests::process::ServerProcess;

@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 use futures::{StreamExt, TryStreamExt};
-use volley_common::client::{FetchOptions, PutOutcome};
+use volley_client::{FetchOptions, PutOutcome};
 use volley_common::options::{Mode, Options};
 use volley_common::{Code, Result};
 use volley_tests::{TestCluster, rows};
@@ -88,7 +88,7 @@ async fn open_stream_survives_a_replace_and_a_drop() {
     let mut cluster = TestCluster::start().await;
     let client = cluster.client().await;
     rows::put(&client, "t", &Options::default(), 0..400_000).await.unwrap();
-    let how = FetchOptions { streams: 1, window: 1 };
+    let how = FetchOptions { streams: 1, window_bytes: 1 };
     let mut fetch = client.get(&rows::name("t"), &Options::default(), how).await.unwrap();
     let mut batches = vec![fetch.next().await.unwrap().unwrap().batch];
     rows::put(&client, "t", &Options::default(), 0..1).await.unwrap();

@@ -9,7 +9,7 @@ use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 use tempfile::TempDir;
 use tonic::Request;
-use volley_common::client::{Client, FetchOptions};
+use volley_client::{Client, FetchOptions};
 use volley_common::net::ConnectionPool;
 use volley_common::options::Options;
 use volley_common::tls::ClientTls;

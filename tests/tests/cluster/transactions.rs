@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use volley_common::client::{Client, PutOutcome};
+use volley_client::{Client, PutOutcome};
 use volley_common::options::{Mode, Options};
 use volley_common::{Code, Result};
 use volley_tests::{ClusterOptions, TestCluster, rows, wait_for};

@@ -14,7 +14,7 @@ use std::time::Duration;
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use futures::{StreamExt, stream};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::options::{Mode, Options};
 use volley_common::{Code, Result};
 use volley_tests::rows::name;

@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use sqllogictest::{AsyncDB, ColumnType, DBOutput};
-use volley_common::client::{Client, FetchOptions};
+use volley_client::{Client, FetchOptions};
 use volley_common::{Error, Result};
 use volley_tests::text_rows::text_rows;
 

@@ -12,8 +12,20 @@ const DOCUMENTS: [&str; 6] =
     ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs", "tests/README.md", "tests/recorded/README.md"];
 
 /// A word of a `code` span is a path of the repository if it begins with one of these.
-const FOLDERS: [&str; 11] =
-    ["common/", "coordinator/", "sql/", "node/", "cli/", "fuzz/", "tests/", "docs/", "deploy/", ".cargo/", ".ci/"];
+const FOLDERS: [&str; 12] = [
+    "common/",
+    "client/",
+    "coordinator/",
+    "sql/",
+    "node/",
+    "cli/",
+    "fuzz/",
+    "tests/",
+    "docs/",
+    "deploy/",
+    ".cargo/",
+    ".ci/",
+];
 
 /// Links and code spans of a document that name paths which do not exist. `exists` gets a path from the repository's root.
 fn missing_paths(document: &SourceFile, exists: &dyn Fn(&str) -> bool) -> Vec<String> {

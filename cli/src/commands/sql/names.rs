@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::{Result, TableName};
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use futures::StreamExt;
-use volley_common::client::FetchStream;
+use volley_client::FetchStream;
 use volley_common::{Error, Result};
 
 use super::super::get;

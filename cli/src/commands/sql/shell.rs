@@ -6,7 +6,7 @@ use std::time::Instant;
 use futures::FutureExt;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::escape::escape_invisible;
 use volley_common::{Error, Result, TableName};
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use futures::{TryStreamExt, stream};
-use volley_common::client::{Client, FetchOptions};
+use volley_client::{Client, FetchOptions};
 use volley_common::options::Options;
 use volley_tests::process::ServerProcess;
 use volley_tests::{ClusterOptions, TestCluster};

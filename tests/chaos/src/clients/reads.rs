@@ -5,8 +5,8 @@ use std::time::Instant;
 use arrow_flight::{FlightInfo, Ticket};
 use futures::TryStreamExt;
 use rand::Rng;
+use volley_client::{Client, FetchOptions};
 use volley_common::Result;
-use volley_common::client::{Client, FetchOptions};
 use volley_common::options::Options;
 use volley_tests::text_rows::text_rows;
 

@@ -45,7 +45,7 @@ pub(super) async fn measure(coordinator_config: &str) -> FigureResult {
 }
 
 /// Appends a few rows, repeatedly until they are acknowledged.
-async fn append(writer: &volley_common::client::Client, round: usize) -> FigureResult {
+async fn append(writer: &volley_client::Client, round: usize) -> FigureResult {
     let write = format!("round{round}");
     let options = Options { mode: Some(Mode::Append), write_id: Some(write.clone()), ..Options::default() };
     until("an append is acknowledged", LIMIT, async || {

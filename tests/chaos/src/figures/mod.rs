@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_common::options::{Mode, Options};
 use volley_common::{Result, TableName};
 use volley_tests::cluster::{ClusterOptions, TestCluster};

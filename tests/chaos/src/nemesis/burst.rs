@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use volley_common::client::{Client, FetchOptions};
+use volley_client::{Client, FetchOptions};
 use volley_common::options::{Mode, Options};
 use volley_common::{Code, Error, Result, TableName};
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_tests::cluster::MemberId;
 
 use super::{FaultUndo, InjectResult, ProcessNemesis};

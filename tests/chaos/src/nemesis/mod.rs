@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use volley_common::client::Client;
+use volley_client::Client;
 use volley_tests::cluster::MemberId;
 use volley_tests::process::ServerProcess;
 

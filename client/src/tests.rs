@@ -5,18 +5,23 @@ use std::sync::atomic::Ordering;
 
 use arrow::array::{AsArray, DictionaryArray, RecordBatch, StringArray};
 use arrow::datatypes::{Int32Type, Int64Type, Schema};
+use arrow_flight::FlightInfo;
 use futures::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
 use tonic::Status;
 
 use super::fake::*;
 use super::*;
-use crate::Code;
-use crate::options::Options;
+
+mod addresses;
+mod busy;
+mod parallel;
+mod tickets;
 
 const REUSE: &str = "arrow-flight-reuse-connection://?";
 
 async fn values(client: &Client, info: FlightInfo, streams: usize) -> Result<Vec<i64>> {
-    let options = FetchOptions { streams, window: 1 };
+    let options = FetchOptions { streams, window_bytes: 1 };
     let batches: Vec<FetchedBatch> = client.fetch(info, options)?.try_collect().await?;
     let column = |f: &FetchedBatch| f.batch.column(0).as_primitive::<Int64Type>().values().to_vec();
     Ok(batches.iter().flat_map(column).collect())
@@ -110,7 +115,7 @@ async fn stream_with_another_schema_is_an_error() {
     let member = start_fake(|_| {}).await;
     let client = Client::connect(&member.address).await.unwrap();
     let mut info = info(&[(0, 30)], &[], false);
-    info.schema = crate::ipc::schema::schema_message(&Schema::empty()).unwrap();
+    info.schema = volley_common::ipc::schema::schema_message(&Schema::empty()).unwrap();
     assert!(values(&client, info, 1).await.unwrap_err().message.contains("schema"));
 }
 

@@ -19,13 +19,14 @@ use serde_json::Value;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
+use volley_common::grpc::NOW_HEADER;
+use volley_common::identity::Secret;
+use volley_common::{Code, Error, Result, clock};
 
 use super::failure;
 use super::login::{ClientLogin, LoginCredentials, bearer};
+use super::pushback::Pushback;
 use super::token_file::read_token;
-use crate::grpc::NOW_HEADER;
-use crate::identity::Secret;
-use crate::{Error, Result, clock};
 
 /// Before a call, a session that ends sooner is renewed.
 pub(super) const MIN_LEFT: Duration = Duration::from_secs(30);
@@ -70,13 +71,19 @@ impl SessionCredential {
     }
 }
 
+/// A member that logins go to.
+pub(super) struct LoginMember {
+    /// The connection to it.
+    pub channel: Channel,
+    /// Its address with its scheme.
+    pub uri: String,
+}
+
 /// The session of a client, shared by all its connections.
 pub(super) struct LoginSession {
     login: ClientLogin,
-    /// The member that logins go to.
-    member: Channel,
-    /// Its address with its scheme.
-    uri: String,
+    /// The members that logins go to: each after those before it have not answered.
+    members: Vec<LoginMember>,
     current: ArcSwapOption<SessionCredential>,
     /// Counts the ended attempts to obtain a credential.
     attempts: AtomicU64,
@@ -87,11 +94,11 @@ pub(super) struct LoginSession {
 }
 
 impl LoginSession {
-    /// A session of `login`, which logs in at `member`; none without a login. Nothing is sent yet.
+    /// A session of `login`, which logs in at the first of `members` that answers; none without a login. Nothing is sent yet.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: the token is not one.
-    pub(super) fn new(login: ClientLogin, member: Channel, uri: String) -> Result<Option<Arc<Self>>> {
+    pub(super) fn new(login: ClientLogin, members: Vec<LoginMember>) -> Result<Option<Arc<Self>>> {
         let first = match login.credentials() {
             LoginCredentials::None => return Ok(None),
             LoginCredentials::Token(token) => {
@@ -101,8 +108,7 @@ impl LoginSession {
         };
         Ok(Some(Arc::new(LoginSession {
             login,
-            member,
-            uri,
+            members,
             current: ArcSwapOption::from_pointee(first),
             attempts: AtomicU64::new(0),
             failure: tokio::sync::Mutex::new(None),
@@ -170,10 +176,7 @@ impl LoginSession {
         let current = self.current.load_full();
         let number = current.as_ref().map_or(0, |current| current.number) + 1;
         let new = match self.login.credentials() {
-            LoginCredentials::Password { user, password } => {
-                let answer = self.log_in(user, password, number).await;
-                answer.map_err(|e| e.at(format!("login of {user:?} at {}", self.uri)))?
-            }
+            LoginCredentials::Password { user, password } => self.log_in(user, password, number).await?,
             LoginCredentials::TokenFile(path) => {
                 let token = read_token(path).await;
                 *self.file_read.lock() = Some(Instant::now());
@@ -193,32 +196,61 @@ impl LoginSession {
         Ok(new)
     }
 
-    /// Exchanges a password for a session token.
+    /// Exchanges a password for a session token. While members are busy, or have no user yet, this waits.
     async fn log_in(&self, user: &str, password: &Secret, number: u64) -> Result<SessionCredential> {
-        let mut request = Request::new(stream::empty::<HandshakeRequest>());
-        request.metadata_mut().insert(AUTHORIZATION, basic(user, password)?);
-        let exchange = async {
-            let mut flight = FlightServiceClient::new(self.member.clone());
-            let response = flight.handshake(request).await?;
-            let metadata = response.metadata().clone();
-            // An error may follow the headers.
-            let mut replies = response.into_inner();
-            while replies.message().await?.is_some() {}
-            Ok::<_, Status>(metadata)
-        };
-        let answer = tokio::time::timeout(LOGIN_TIMEOUT, exchange).await;
-        let answer = answer.map_err(|_| Error::unavailable(format!("no answer within {LOGIN_TIMEOUT:?}")))?;
-        let metadata = answer.map_err(|status| failure::of_status(&self.uri, status))?;
-        let text = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok());
-        let token = text(AUTHORIZATION).and_then(bearer_token).ok_or_else(|| {
+        let mut pushback = Pushback::default();
+        loop {
+            let error = match self.log_in_once(user, password, number).await {
+                Err(error) => error,
+                logged_in => return logged_in,
+            };
+            match pushback.pause(&error) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                // The calls that need the login do not wait as long again.
+                None => return Err(Error { retry_after_ms: None, ..error }),
+            }
+        }
+    }
+
+    /// The same, once at the first member that answers.
+    async fn log_in_once(&self, user: &str, password: &Secret, number: u64) -> Result<SessionCredential> {
+        let mut unanswered = None;
+        for member in &self.members {
+            let answer = log_in_at(member, user, password, number).await;
+            match answer.map_err(|e| e.at(format!("login of {user:?} at {}", member.uri))) {
+                Err(error) if error.code == Code::Unavailable => unanswered = Some(error),
+                answer => return answer,
+            }
+        }
+        Err(unanswered.unwrap_or_else(|| Error::internal("a session without a member")))
+    }
+}
+
+/// Exchanges a password for a session token at one member.
+async fn log_in_at(member: &LoginMember, user: &str, password: &Secret, number: u64) -> Result<SessionCredential> {
+    let mut request = Request::new(stream::empty::<HandshakeRequest>());
+    request.metadata_mut().insert(AUTHORIZATION, basic(user, password)?);
+    let exchange = async {
+        let mut flight = FlightServiceClient::new(member.channel.clone());
+        let response = flight.handshake(request).await?;
+        let metadata = response.metadata().clone();
+        // An error may follow the headers.
+        let mut replies = response.into_inner();
+        while replies.message().await?.is_some() {}
+        Ok::<_, Status>(metadata)
+    };
+    let answer = tokio::time::timeout(LOGIN_TIMEOUT, exchange).await;
+    let answer = answer.map_err(|_| Error::unavailable(format!("no answer within {LOGIN_TIMEOUT:?}")))?;
+    let metadata = answer.map_err(|status| failure::of_status(&member.uri, status))?;
+    let text = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok());
+    let token = text(AUTHORIZATION).and_then(bearer_token).ok_or_else(|| {
             Error::unauthenticated(
                 "the answer has no token: the cluster may have no users yet, or a version without them; then connect without a login",
             )
         })?;
-        let now_ms = text(NOW_HEADER).and_then(|now| now.parse().ok()).unwrap_or_else(clock::now_ms);
-        SessionCredential::new(&Secret::new(token), time_left(token, now_ms), number)
-            .map_err(|_| Error::internal("the token in the answer is not one"))
-    }
+    let now_ms = text(NOW_HEADER).and_then(|now| now.parse().ok()).unwrap_or_else(clock::now_ms);
+    SessionCredential::new(&Secret::new(token), time_left(token, now_ms), number)
+        .map_err(|_| Error::internal("the token in the answer is not one"))
 }
 
 /// The header of a login.

@@ -13,15 +13,20 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
+use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
+use volley_common::ipc::schema::schema_message;
+use volley_common::{Error, clock};
 
 use super::put::BatchEncoder;
-use crate::clock;
-use crate::ipc::decode::{BatchDecoder, DecodedMessage};
-use crate::ipc::schema::schema_message;
+
+/// The outcome of a commit.
+const COMMITTED: &str =
+    r#"{"table": "t", "version": 2, "rows": 1000, "bytes": 8000, "parts": 2, "write_id": "w", "repeated": true}"#;
 
 type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -104,11 +109,26 @@ pub struct FakeFlightServer {
     pub fail_after: Option<usize>,
     /// See `fail_after`.
     pub status: Status,
+    /// How many calls are refused for the moment, before the others.
+    pub busy: Arc<AtomicUsize>,
     /// DoGets so far.
     pub gets: Arc<AtomicUsize>,
+    /// Tickets that have expired.
+    pub expired: Vec<String>,
+    /// What GetFlightInfo answers.
+    pub plan: Option<FlightInfo>,
+    /// What the action `begin_write` answers; then puts are staged.
+    pub begun: Option<Value>,
+    /// What the action `commit_write` answers with.
+    pub commit: Status,
+    /// Actions so far, with their bodies.
+    pub actions: FakeActions,
     logins: FakeLogins,
     puts: mpsc::Sender<ReceivedPut>,
 }
+
+/// The actions that fake servers have received.
+pub type FakeActions = Arc<Mutex<Vec<(String, Value)>>>;
 
 /// A running [`FakeFlightServer`].
 pub struct RunningFake {
@@ -116,6 +136,8 @@ pub struct RunningFake {
     pub address: String,
     /// DoGets so far.
     pub gets: Arc<AtomicUsize>,
+    /// Actions so far.
+    pub actions: FakeActions,
     /// Its logins.
     pub logins: FakeLogins,
     /// The puts that it received.
@@ -123,6 +145,12 @@ pub struct RunningFake {
 }
 
 impl RunningFake {
+    /// The bodies of the actions of this name that it has received.
+    pub fn bodies(&self, action: &str) -> Vec<Value> {
+        let actions = self.actions.lock();
+        actions.iter().filter(|(name, _)| name == action).map(|(_, body)| body.clone()).collect()
+    }
+
     /// `grpc+tcp://HOST:PORT`.
     pub fn uri(&self) -> String {
         format!("grpc+tcp://{}", self.address)
@@ -132,12 +160,18 @@ impl RunningFake {
 /// Starts a server with the settings of `change`; it runs until the test ends.
 pub async fn start_fake(change: impl FnOnce(&mut FakeFlightServer)) -> RunningFake {
     let (puts, received) = mpsc::channel(8);
-    let (gets, logins) = (Arc::new(AtomicUsize::new(0)), FakeLogins::default());
+    let (gets, logins, actions) = (Arc::new(AtomicUsize::new(0)), FakeLogins::default(), FakeActions::default());
     let mut fake = FakeFlightServer {
         rows: 10,
         fail_after: None,
         status: Status::unavailable("going down"),
+        busy: Arc::default(),
         gets: gets.clone(),
+        expired: Vec::new(),
+        plan: None,
+        begun: None,
+        commit: Status::ok(""),
+        actions: actions.clone(),
         logins: logins.clone(),
         puts,
     };
@@ -146,7 +180,7 @@ pub async fn start_fake(change: impl FnOnce(&mut FakeFlightServer)) -> RunningFa
     let address = listener.local_addr().unwrap().to_string();
     let server = tonic::transport::Server::builder().add_service(FlightServiceServer::new(fake));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    RunningFake { address, gets, logins, puts: received }
+    RunningFake { address, gets, actions, logins, puts: received }
 }
 
 /// An address where no server listens.
@@ -201,6 +235,13 @@ fn unsupported<T>() -> Result<T, Status> {
     Err(Status::unimplemented("not supported by this fake"))
 }
 
+impl FakeFlightServer {
+    fn check_busy(&self) -> Result<(), Status> {
+        let left = self.busy.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if left.is_ok() { Err(Error::exhausted("too many calls").retry_after(1).into()) } else { Ok(()) }
+    }
+}
+
 #[tonic::async_trait]
 impl FlightService for FakeFlightServer {
     type HandshakeStream = Out<HandshakeResponse>;
@@ -214,9 +255,14 @@ impl FlightService for FakeFlightServer {
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
         self.logins.check(request.metadata())?;
         self.gets.fetch_add(1, Ordering::SeqCst);
+        self.check_busy()?;
         let ticket = String::from_utf8(request.into_inner().ticket.to_vec()).unwrap();
-        let (from, to) = ticket.split_once(' ').unwrap();
-        let (from, to): (i64, i64) = (from.parse().unwrap(), to.parse().unwrap());
+        if self.expired.contains(&ticket) {
+            return Err(Status::not_found("the ticket has expired: call get_flight_info again"));
+        }
+        // What may follow tells tickets of the same rows apart.
+        let bounds: Vec<i64> = ticket.split(' ').map(|number| number.parse().unwrap()).collect();
+        let (from, to) = (bounds[0], bounds[1]);
         let mut encoder = BatchEncoder::new();
         let mut messages = vec![Ok(encoder.schema(&schema()))];
         for (sent, at) in (from..to).step_by(self.rows as usize).enumerate() {
@@ -231,6 +277,7 @@ impl FlightService for FakeFlightServer {
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         self.logins.check(request.metadata())?;
+        self.check_busy()?;
         let mut messages = request.into_inner();
         let broken = ReportBroken(Some(self.puts.clone()));
         let mut decoder = BatchDecoder::new(super::MAX_MESSAGE);
@@ -251,6 +298,7 @@ impl FlightService for FakeFlightServer {
         let _ = self.puts.send(ReceivedPut::Complete(decoder.schema().unwrap().clone(), batches)).await;
         let reply = serde_json::json!({
             "table": "t", "version": 1, "rows": rows, "bytes": 8 * rows, "parts": 1, "write_id": "w",
+            "staged": self.begun.is_some(),
         });
         let result = PutResult { app_metadata: reply.to_string().into() };
         Ok(Response::new(futures::stream::iter([Ok(result)]).boxed()))
@@ -258,8 +306,20 @@ impl FlightService for FakeFlightServer {
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         self.logins.check(request.metadata())?;
+        self.check_busy()?;
         let action = request.into_inner();
+        let body = serde_json::from_slice(&action.body).unwrap_or_default();
+        self.actions.lock().push((action.r#type.clone(), body));
+        let reply = |body: String| {
+            let result = arrow_flight::Result { body: body.into() };
+            let replies: Self::DoActionStream = futures::stream::iter([Ok(result)]).boxed();
+            Ok(Response::new(replies))
+        };
         match action.r#type.as_str() {
+            "begin_write" => reply(self.begun.clone().unwrap_or_default().to_string()),
+            "commit_write" if self.commit.code() != tonic::Code::Ok => Err(self.commit.clone()),
+            "commit_write" => reply(COMMITTED.into()),
+            "abort_write" => reply("{}".into()),
             "echo" => {
                 let result = arrow_flight::Result { body: action.body };
                 Ok(Response::new(futures::stream::iter([Ok(result)]).boxed()))
@@ -277,6 +337,7 @@ impl FlightService for FakeFlightServer {
         &self,
         request: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Self::HandshakeStream>, Status> {
+        self.check_busy()?;
         let token = self.logins.log_in(request.metadata())?;
         let mut response: Response<Self::HandshakeStream> = Response::new(futures::stream::empty().boxed());
         if let Some(token) = token {
@@ -289,8 +350,12 @@ impl FlightService for FakeFlightServer {
         unsupported()
     }
 
-    async fn get_flight_info(&self, _: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
-        unsupported()
+    async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
+        self.check_busy()?;
+        let plan = self.plan.clone().ok_or_else(|| Status::unimplemented("this fake plans nothing"))?;
+        let command = serde_json::from_slice(&request.into_inner().cmd).unwrap_or_default();
+        self.actions.lock().push(("GetFlightInfo".into(), command));
+        Ok(Response::new(plan))
     }
 
     async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {

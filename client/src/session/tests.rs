@@ -4,13 +4,13 @@
 use futures::TryStreamExt;
 use futures::future::join_all;
 use serde_json::json;
+use volley_common::options::Options;
+use volley_common::tls::ClientTls;
+use volley_common::{Code, TableName};
 
-use super::super::fake::*;
-use super::super::{Client, FetchOptions, FetchedBatch};
 use super::*;
-use crate::options::Options;
-use crate::tls::ClientTls;
-use crate::{Code, TableName};
+use crate::fake::*;
+use crate::{Client, FetchOptions, FetchedBatch};
 
 const PASSWORD: &str = "ana:correct horse: battery";
 
@@ -184,7 +184,7 @@ async fn plaintext_to_another_machine_is_refused_before_it_is_dialled() {
     let client = connect(&fake, ana()).await;
     let refused = client.connect_to("grpc://192.0.2.1:8815").await.err().unwrap();
     assert!(refused.message.contains("--plaintext-login"), "{refused}");
-    let elsewhere = |uri: &str| client.permits(&super::super::address::parse_location(uri).unwrap());
+    let elsewhere = |uri: &str| client.permits(&crate::address::parse_location(uri).unwrap());
     assert!(!elsewhere("grpc+tcp://192.0.2.1:8816") && elsewhere("grpc+tls://192.0.2.1:8816"));
     assert!(elsewhere(&fake.uri()));
     client.check_confidential().unwrap();

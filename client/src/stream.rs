@@ -10,12 +10,12 @@ use http_body_util::Full;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Service, ServiceExt};
+use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
+use volley_common::ipc::flight_stream::FlightDataStream;
+use volley_common::{Code, Error, Result, grpc};
 
 use super::MAX_MESSAGE;
 use super::channel::{ClientChannel, failed_call};
-use crate::ipc::decode::{BatchDecoder, DecodedMessage};
-use crate::ipc::flight_stream::FlightDataStream;
-use crate::{Code, Error, Result, grpc};
 
 /// The batches of one DoGet. Its schema is known when it is opened.
 pub struct BatchStream {

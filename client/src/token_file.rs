@@ -1,11 +1,10 @@
 //! Reads the token of a file, as Kubernetes and other systems replace it from time to time.
-
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::identity::Secret;
-use crate::{Error, Result};
+use volley_common::identity::Secret;
+use volley_common::{Error, Result};
 
 /// Larger files are no tokens.
 const MAX_FILE_BYTES: u64 = 64 << 10;

@@ -1,13 +1,14 @@
 //! Statements of SQL: queries, whose rows are fetched as those of tables, and statements that change tables.
 
+use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightData, FlightDescriptor, FlightInfo};
 use bytes::Bytes;
 use prost::Message;
 use serde_json::json;
 use tonic::Status;
+use volley_common::{Error, Result};
 
-use super::{Client, FetchOptions, FetchStream};
-use crate::{Error, Result};
+use super::{Client, ClientChannel, FetchOptions, FetchStream};
 
 /// The outcome of a statement that changes tables: the protobuf message DoPutUpdateResult of Flight SQL.
 #[derive(Clone, PartialEq, Message)]
@@ -54,8 +55,8 @@ impl Client {
     /// known whether the statement took effect.
     pub async fn execute_update(&self, sql: &str) -> Result<Option<u64>> {
         let first = FlightData { flight_descriptor: Some(descriptor(sql)), ..FlightData::default() };
-        let call = || {
-            let (mut flight, first) = (self.flight(), first.clone());
+        let call = |mut flight: FlightServiceClient<ClientChannel>| {
+            let first = first.clone();
             async move {
                 let mut results = flight.do_put(futures::stream::iter([first])).await?.into_inner();
                 let mut last = None;

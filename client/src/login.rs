@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use http::HeaderValue;
+use volley_common::identity::{Secret, check_principal_name};
+use volley_common::tls::ClientTls;
+use volley_common::{Error, Result};
 
-use super::address::{dial_target, is_loopback};
-use crate::identity::{Secret, check_principal_name};
-use crate::tls::ClientTls;
-use crate::{Error, Result};
+use super::address::{dial_target, is_loopback, split_addresses};
 
 /// How a client logs in. The default does not, which an open cluster allows.
 #[derive(Clone, Debug, Default)]
@@ -75,14 +75,17 @@ impl ClientLogin {
         &self.credentials
     }
 
-    /// Checks that a client with these settings may log in at an address, without connecting to it.
+    /// Checks that a client with these settings may log in at an address, or at each of several separated by commas, without
+    /// connecting to it.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: not an address; a user's name that none can have, or a token that is none; the login would go to another
     /// machine without TLS.
     pub fn check_address(&self, address: &str, tls: &ClientTls) -> Result<()> {
-        let (addr, is_tls) = dial_target(address, tls.is_set())?;
-        self.check_target(&addr, is_tls)
+        split_addresses(address).try_for_each(|address| {
+            let (addr, is_tls) = dial_target(address, tls.is_set())?;
+            self.check_target(&addr, is_tls)
+        })
     }
 
     /// The same for `HOST:PORT`.
@@ -131,8 +134,9 @@ pub(super) fn check_confidential(addr: &str, is_tls: bool, allow_plaintext: bool
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use volley_common::Code;
+
     use super::*;
-    use crate::Code;
 
     fn password() -> ClientLogin {
         ClientLogin::password("ana", Secret::new("correct horse"))

@@ -3,9 +3,8 @@
 use arrow_flight::FlightDescriptor;
 use serde_json::{Map, Value, json};
 use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
-
-use crate::TableName;
-use crate::options::{Codec, HEADER_PREFIX, Mode, Options};
+use volley_common::TableName;
+use volley_common::options::{Codec, HEADER_PREFIX, Mode, Options};
 
 /// The JSON command for a table with options.
 pub fn command(name: &TableName, options: &Options) -> Value {
@@ -122,10 +121,11 @@ fn codec_name(codec: Codec) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use volley_common::TransactionId;
+    use volley_common::options::TableRequest;
+    use volley_common::wire::catalog::DescriptorKind;
+
     use super::*;
-    use crate::TransactionId;
-    use crate::options::TableRequest;
-    use crate::wire::catalog::DescriptorKind;
 
     fn name() -> TableName {
         "a/b".parse().unwrap()

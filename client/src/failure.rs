@@ -3,9 +3,8 @@
 use std::io;
 
 use tonic::Status;
-
-use crate::transport_cause::{transport_cause, transport_error};
-use crate::{Code, Error};
+use volley_common::transport_cause::{transport_cause, transport_error};
+use volley_common::{Code, Error};
 
 /// What helps if an address does not answer as a member does.
 const REMEDY: &str =

@@ -22,20 +22,20 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
+use volley_common::ipc::MESSAGE_BYTES;
+use volley_common::ipc::shrink::shrink_to_fit;
+use volley_common::ipc::split::split;
+use volley_common::options::Options;
+use volley_common::{Code, Error, Result, TableName};
 
+use super::pushback::Pushback;
 use super::session::MIN_LEFT_FOR_PUT;
-use super::{Client, MAX_MESSAGE, failure};
-use crate::ipc::MESSAGE_BYTES;
-use crate::ipc::shrink::shrink_to_fit;
-use crate::ipc::split::split;
-use crate::{Code, Error, Result, grpc};
+use super::{Client, MAX_MESSAGE, failure, request};
 
 /// Messages that may wait to be sent.
 const QUEUE_LEN: usize = 4;
 /// Bytes of messages that are kept until the member accepts the put.
 const MAX_SENT_AGAIN: usize = 32 << 20;
-/// How often a put is tried at a member that is busy; the pauses grow, to half a minute in all.
-const MAX_ATTEMPTS: u32 = 10;
 const DO_PUT: &str = "/arrow.flight.protocol.FlightService/DoPut";
 
 /// The outcome of a put: the JSON of the last PutResult.
@@ -65,8 +65,65 @@ pub struct PutOutcome {
 /// A message for the call, or `None` at the normal end of the source.
 type QueuedMessage = Option<FlightData>;
 
+impl Client {
+    /// Puts a stream of batches as one write, over one connection: a new version of the table, visible in whole or not at all.
+    /// The options are those of puts: mode, shards, keys, replicas, compression. An error in the stream aborts the write and is
+    /// returned. Dropping the future before it is done aborts the write too, unless it is committed at that moment.
+    ///
+    /// Batches are sent in messages of about 1 MiB; a few of them wait, and up to 32 MiB are kept until the member has accepted
+    /// the put. A put with a write id may be repeated: it takes effect once.
+    ///
+    /// ```no_run
+    /// # async fn example(client: volley_client::Client, batch: arrow::array::RecordBatch) -> volley_client::Result<()> {
+    /// use volley_client::{Mode, Options};
+    ///
+    /// let options = Options { mode: Some(Mode::Append), write_id: Some("load-17".into()), ..Options::default() };
+    /// let (schema, batches) = (batch.schema(), futures::stream::iter([Ok(batch)]));
+    /// let outcome = client.put(&"trips".parse()?, &options, schema, batches).await?;
+    /// println!("version {} with {} rows more", outcome.version, outcome.rows);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// That of the stream. The member's: INVALID_ARGUMENT: options, schema or rows; RESOURCE_EXHAUSTED: a limit or quota; NOT_FOUND:
+    /// nothing to append to; ALREADY_EXISTS. UNAVAILABLE: the member does not answer; whether the put took effect is unknown.
+    pub async fn put(
+        &self,
+        name: &TableName,
+        options: &Options,
+        schema: SchemaRef,
+        batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
+    ) -> Result<PutOutcome> {
+        self.at(&self.answering_address().await)?.put_here(name, options, schema, batches).await
+    }
+
+    /// The put, at the member that this client is connected to.
+    pub(crate) async fn put_here(
+        &self,
+        name: &TableName,
+        options: &Options,
+        schema: SchemaRef,
+        batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
+    ) -> Result<PutOutcome> {
+        let (descriptor, headers) = request::write_request(name, options);
+        let outcome = tokio::select! {
+            biased;
+            outcome = put_stream(self, descriptor, headers, schema, batches) => outcome?,
+            _ = self.own_pool().silence(&self.address) => return Err(failure::silent(&self.uri())),
+        };
+        outcome_of(name, outcome)
+    }
+}
+
+/// The outcome of a put from its JSON.
+pub(crate) fn outcome_of(name: &TableName, outcome: serde_json::Value) -> Result<PutOutcome> {
+    serde_json::from_value(outcome)
+        .map_err(|e| Error::internal(format!("the member's reply to the put of {name} cannot be read: {e}")))
+}
+
 /// Sends `batches` with the descriptor. Returns the JSON of the last PutResult, null if none had any.
-pub(super) async fn put_stream(
+async fn put_stream(
     client: &Client,
     descriptor: FlightDescriptor,
     headers: MetadataMap,
@@ -105,9 +162,8 @@ async fn call(
         Some(session) => Some(session.credential(MIN_LEFT_FOR_PUT).await?.number()),
         None => None,
     };
-    let mut attempt = 0;
+    let mut pushback = Pushback::default();
     let mut results = loop {
-        attempt += 1;
         calls.ready().await.map_err(|e| failure::broken(&client.uri(), &*e))?;
         let mut request = Request::new(Outbox::stream(outbox.clone()));
         *request.metadata_mut() = headers.clone();
@@ -123,12 +179,10 @@ async fn call(
         {
             continue;
         }
-        match grpc::retry_after(&status) {
-            Some(pause) if attempt < MAX_ATTEMPTS && outbox.is_complete() => {
-                tracing::debug!(%status, attempt, "the put is repeated later");
-                tokio::time::sleep(pause * attempt).await;
-            }
-            _ => return Err(failure::of_status(&client.uri(), status)),
+        let error = failure::of_status(&client.uri(), status);
+        match pushback.pause(&error) {
+            Some(pause) if outbox.is_complete() => tokio::time::sleep(pause).await,
+            _ => return Err(error),
         }
     };
     outbox.forget();

@@ -11,10 +11,10 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::Channel;
 use tower::{BoxError, Service, ServiceExt};
+use volley_common::Error;
+use volley_common::transport_cause::transport_cause;
 
 use super::session::{LoginSession, MIN_LEFT};
-use crate::Error;
-use crate::transport_cause::transport_cause;
 
 /// A connection to a member, with the session of its client. It changes one header of a request and never its body. Cheap to
 /// clone.

@@ -1,9 +1,8 @@
 //! Addresses of members: what a user types, and the locations in a FlightInfo.
-
 use std::net::IpAddr;
 
-use crate::listen::split_host_port;
-use crate::{Error, Result};
+use volley_common::listen::split_host_port;
+use volley_common::{Error, Result};
 
 /// The location of an endpoint that is read over the connection by which the FlightInfo came.
 pub const REUSE_CONNECTION: &str = "arrow-flight-reuse-connection";
@@ -28,6 +27,11 @@ pub enum AddressTls {
     Yes,
     /// `grpc://`, or no scheme: with TLS if the client has settings of TLS.
     Open,
+}
+
+/// The addresses of a text that has one, or several separated by commas. Empty ones are left out.
+pub fn split_addresses(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|address| !address.is_empty())
 }
 
 /// `HOST:PORT` of an address with the scheme `grpc://`, `grpc+tcp://`, `grpc+tls://`, `http://`, `https://` or none; and whether
@@ -96,8 +100,9 @@ pub fn parse_location(uri: &str) -> Option<EndpointLocation> {
 
 #[cfg(test)]
 mod tests {
+    use volley_common::Code;
+
     use super::*;
-    use crate::Code;
 
     #[test]
     fn all_forms_of_an_address_are_equal() {

@@ -1,0 +1,148 @@
+//! The task of an endpoint: streams it to its end, from one location after the other.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use volley_common::net::Failover;
+use volley_common::{Code, Error, Result};
+
+use super::FetchedBatch;
+use super::endpoint::FetchEndpoint;
+use super::tickets::TicketSource;
+use super::window::{ReaderDropped, WindowSender};
+use crate::Client;
+use crate::address::EndpointLocation;
+use crate::pushback::Pushback;
+use crate::stream::BatchStream;
+
+/// What the tasks of a fetch share.
+pub(super) struct FetchContext {
+    pub client: Client,
+    pub tickets: TicketSource,
+    /// The schema of every batch.
+    pub schema: SchemaRef,
+}
+
+/// Why the reading of an endpoint stopped before its end.
+enum ReadStopped {
+    /// The fetch was dropped.
+    ReceiverDropped,
+    Failed(Error),
+}
+
+impl From<Error> for ReadStopped {
+    fn from(error: Error) -> Self {
+        ReadStopped::Failed(error)
+    }
+}
+
+impl From<ReaderDropped> for ReadStopped {
+    fn from(_: ReaderDropped) -> Self {
+        ReadStopped::ReceiverDropped
+    }
+}
+
+/// Streams an endpoint into `window`, then its end or its error.
+pub(super) async fn run_endpoint(context: Arc<FetchContext>, endpoint: FetchEndpoint, window: WindowSender) {
+    let reader = EndpointTask { context: &context, endpoint, window: &window, delivered: 0 };
+    let outcome = match reader.read().await {
+        Ok(()) => Ok(()),
+        Err(ReadStopped::Failed(error)) => Err(error),
+        Err(ReadStopped::ReceiverDropped) => return,
+    };
+    window.end(outcome).await;
+}
+
+struct EndpointTask<'a> {
+    context: &'a FetchContext,
+    endpoint: FetchEndpoint,
+    window: &'a WindowSender,
+    /// Rows that the reader of the fetch has, or will get from the window.
+    delivered: usize,
+}
+
+impl EndpointTask<'_> {
+    /// Streams the endpoint to its end. After UNAVAILABLE from one location it continues at the next one, until all locations in
+    /// succession have failed without delivering a row. After NOT_FOUND for a ticket that has expired it continues with a new one,
+    /// and after a refusal for the moment, when some time has passed.
+    async fn read(mut self) -> Result<(), ReadStopped> {
+        let client = &self.context.client;
+        let locations = self.endpoint.locations.len();
+        let mut candidates = self.endpoint.locations.clone();
+        candidates.sort_by_cached_key(|location| client.pool_of(location).health(client.address_of(location)).rank());
+        let mut failover = Failover::new(candidates);
+        failover.set_attempts_left(locations + 1);
+        let (mut is_replaced, mut pushback) = (false, Pushback::default());
+        while let Some(location) = failover.next_candidate() {
+            let delivered_before = self.delivered;
+            let error = match self.read_location(&location).await {
+                Err(ReadStopped::Failed(error)) => error,
+                outcome => return outcome,
+            };
+            let goes_on = self.delivered == 0 || self.endpoint.resumes;
+            if !goes_on && error.code == Code::Unavailable {
+                return Err(error.at("the query broke after some of its rows: run it again").into());
+            }
+            if self.delivered > delivered_before {
+                failover.set_attempts_left(locations);
+                (is_replaced, pushback) = (false, Pushback::default());
+            }
+            let (index, address) = (self.endpoint.index, client.address_of(&location));
+            tracing::debug!(endpoint = index, address, %error, "reading an endpoint failed");
+            if !is_replaced && self.has_expired(&error) {
+                self.endpoint.ticket = self.context.tickets.replace(&self.endpoint.ticket, index).await?;
+                is_replaced = true;
+                failover.set_attempts_left(locations);
+                continue;
+            }
+            if goes_on && let Some(pause) = pushback.pause(&error) {
+                failover.set_attempts_left(locations);
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+            failover.record::<()>(Err(error.at(format!("endpoint {index} at {address}"))))?;
+        }
+        Err(failover.into_error().unwrap_or_else(|| Error::internal("an endpoint has no location")).into())
+    }
+
+    /// Whether an error says that the ticket has expired, and there can be another one.
+    fn has_expired(&self, error: &Error) -> bool {
+        error.code == Code::NotFound && self.endpoint.ticket.may_have_expired() && self.context.tickets.can_replace()
+    }
+
+    /// Streams the endpoint from one location, without the rows that were delivered.
+    async fn read_location(&mut self, location: &EndpointLocation) -> Result<(), ReadStopped> {
+        let FetchContext { client, schema, .. } = self.context;
+        let mut left_to_skip = self.delivered;
+        let from: Arc<str> = client.address_of(location).into();
+        let channel = client.channel_at(location)?;
+        // A member that hangs keeps the connection open.
+        let mut silence = client.pool_of(location).silence(&from);
+        let ticket = &self.endpoint.ticket.ticket;
+        let mut batches = tokio::select! {
+            biased;
+            opened = client.authenticated(|| BatchStream::open(channel.clone(), ticket.clone())) => opened?,
+            error = &mut silence => return Err(error.into()),
+        };
+        if batches.schema() != schema {
+            return Err(Error::internal("the stream's schema is not the FlightInfo's").into());
+        }
+        loop {
+            let batch = tokio::select! {
+                biased;
+                batch = batches.next() => batch?,
+                error = &mut silence => return Err(error.into()),
+            };
+            let Some(batch) = batch else { return Ok(()) };
+            let skip = left_to_skip.min(batch.num_rows());
+            left_to_skip -= skip;
+            if skip > 0 && skip == batch.num_rows() {
+                continue;
+            }
+            let batch = batch.slice(skip, batch.num_rows() - skip);
+            self.delivered += batch.num_rows();
+            let fetched = FetchedBatch { endpoint: self.endpoint.index, batch, from: from.clone() };
+            self.window.send(fetched).await?;
+        }
+    }
+}
