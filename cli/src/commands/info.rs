@@ -92,6 +92,7 @@ fn table_options(stats: &Value) -> Vec<(&'static str, String)> {
         shown("batches", "batches"),
         time("created (UTC)", "created_ms"),
         time("last write (UTC)", "changed_ms"),
+        time("expires (UTC)", "expires_ms"),
     ];
     rows.into_iter().flatten().collect()
 }
@@ -114,6 +115,7 @@ mod tests {
     fn table_options_show_what_the_cluster_reports() {
         let stats = json!({
             "shard_by": ["a", "b,c"], "shards": 6, "replicas": 2, "compression": "lz4", "retention_s": 900,
+            "ttl_s": 60, "expires_ms": 1_700_000_061_000_u64,
             "parts": 1234, "batches": 56_789, "preserve_batches": true, "created_ms": 1_700_000_000_123_u64, "changed_ms": 1_700_000_001_000_u64,
         });
         let shown = table_options(&stats);
@@ -121,6 +123,7 @@ mod tests {
         assert_eq!((of("key"), of("shards"), of("parts")), (Some("a, b,c"), Some("6"), Some("1,234")));
         assert_eq!((of("retention"), of("last write (UTC)")), (Some("15 min"), Some("2023-11-14 22:13:21")));
         assert_eq!((of("batches"), of("preserves").is_some()), (Some("56,789"), true));
+        assert_eq!(of("expires (UTC)"), Some("2023-11-14 22:14:21"));
         let old = json!({ "shard_by": [], "batches": null, "preserve_batches": false });
         assert!(table_options(&old).is_empty(), "unknown of parts of an earlier version");
     }

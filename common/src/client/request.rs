@@ -78,6 +78,7 @@ fn fields(options: &Options) -> Map<String, Value> {
         write_id,
         transaction,
         retention_s,
+        ttl_s,
         preserve_batches,
         shareable_tickets,
     } = options;
@@ -96,6 +97,7 @@ fn fields(options: &Options) -> Map<String, Value> {
         "write_id": write_id,
         "transaction": transaction,
         "retention_s": retention_s,
+        "ttl_s": ttl_s,
         "preserve_batches": preserve_batches,
         "shareable_tickets": shareable_tickets,
     });
@@ -148,6 +150,7 @@ mod tests {
             write_id: Some("w-1".into()),
             transaction: None,
             retention_s: Some(19),
+            ttl_s: Some(60),
             preserve_batches: Some(true),
             shareable_tickets: Some(true),
         }

@@ -83,6 +83,7 @@ impl Options {
             write_id,
             transaction,
             retention_s,
+            ttl_s,
             preserve_batches,
             shareable_tickets,
         } = self;
@@ -101,6 +102,7 @@ impl Options {
             ("replicas", replicas.is_some(), OptionUse::Table),
             ("compression", compression.is_some(), OptionUse::Table),
             ("retention_s", retention_s.is_some(), OptionUse::Table),
+            ("ttl_s", ttl_s.is_some(), OptionUse::Table),
             ("preserve_batches", preserve_batches.is_some(), OptionUse::Table),
             ("shareable_tickets", shareable_tickets.is_some(), OptionUse::Table),
         ];
@@ -146,10 +148,11 @@ fn set(options: &mut Options, name: &str, value: Value) -> Result<()> {
         "write_id" => options.write_id = read(name, value)?,
         "transaction" => options.transaction = read(name, value)?,
         "retention_s" => options.retention_s = read(name, value)?,
+        "ttl_s" => options.ttl_s = read(name, value)?,
         "preserve_batches" => options.preserve_batches = read(name, value)?,
         "shareable_tickets" => options.shareable_tickets = read_flag(name, value)?,
         _ => {
-            let known = "table, columns, version, where, limit, max_endpoints, decompress, mode, shards, shard_by, replicas, compression, write_id, transaction, retention_s, preserve_batches, shareable_tickets";
+            let known = "table, columns, version, where, limit, max_endpoints, decompress, mode, shards, shard_by, replicas, compression, write_id, transaction, retention_s, ttl_s, preserve_batches, shareable_tickets";
             return Err(Error::invalid(format!("there is no option {:?}: the options are {known}", cut(name))));
         }
     }
@@ -164,7 +167,7 @@ fn read<T: DeserializeOwned>(name: &str, value: Value) -> Result<Option<T>> {
             "mode" => "replace, create, append or create_append",
             "compression" => "none, lz4 or zstd",
             "preserve_batches" => "true or false",
-            "version" | "limit" | "retention_s" => "a whole number that is not negative",
+            "version" | "limit" | "retention_s" | "ttl_s" => "a whole number that is not negative",
             _ => "a whole number from 1 on",
         };
         Error::invalid(format!("option {name:?}: {expected} is expected, not {}", cut(&value.to_string())))

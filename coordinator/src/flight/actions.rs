@@ -242,6 +242,7 @@ impl ActionRunner {
             staged: true,
             attempt: rand::random_range(1..=u64::MAX),
             retention_ms: table_options.retention_ms,
+            ttl_ms: table_options.ttl_ms,
             max_endpoints: table_options.max_endpoints,
             preserve_batches: table_options.preserve_batches,
             shareable_tickets: table_options.shareable_tickets,

@@ -33,6 +33,8 @@ pub struct TableOptions {
     pub compression: Option<Compression>,
     /// How long replaced parts are kept, milliseconds.
     pub retention_ms: Option<u64>,
+    /// How long after its last write the table is dropped, milliseconds; 0: never.
+    pub ttl_ms: Option<u64>,
     /// Maximum number of endpoints for readers that request no number.
     pub max_endpoints: Option<u32>,
     /// Whether batches are stored as they are put, each with its `app_metadata`.
@@ -102,7 +104,34 @@ impl TableOptions {
             max_endpoints: self.max_endpoints.or(old.map(|old| old.max_endpoints)).unwrap_or_default(),
             preserve_batches,
             shareable_tickets: self.shareable_tickets.or(old.map(|old| old.shareable_tickets)).unwrap_or_default(),
+            ttl_ms: self.ttl_ms.or(old.map(|old| old.ttl_ms)).unwrap_or_default(),
         })
+    }
+
+    /// These options, of a table that is to be temporary if `default_ms` is not 0: it expires, after this time unless the client
+    /// named another. `old`: the options of the table if it exists; it keeps its time, unless the client named another.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION: the table exists and does not expire. INVALID_ARGUMENT: the client wants it not to expire.
+    pub fn temporary(mut self, name: &TableName, default_ms: u64, old: Option<&TableSpec>) -> Result<Self> {
+        if default_ms == 0 {
+            return Ok(self);
+        }
+        if self.ttl_ms == Some(0) {
+            return Err(Error::invalid(format!(
+                "table {name:?} is to be temporary, and with ttl_s = 0 it would not expire: leave one of both out"
+            )));
+        }
+        match old {
+            Some(old) if old.ttl_ms == 0 => Err(Error::precondition(format!(
+                "table {name:?} exists and is not temporary, it does not expire (ttl_s): choose another name, or leave out that the rows are temporary"
+            ))),
+            Some(_) => Ok(self),
+            None => {
+                self.ttl_ms.get_or_insert(default_ms);
+                Ok(self)
+            }
+        }
     }
 
     /// Checks that an append does not request another layout than the table has.
@@ -118,6 +147,7 @@ impl TableOptions {
             ("replicas", self.replicas.map(|n| n.to_string()), spec.replicas.to_string()),
             ("compression", self.compression.map(|c| compression(c as i32)), compression(spec.compression)),
             ("retention_s", self.retention_ms.map(seconds), seconds(spec.retention_ms)),
+            ("ttl_s", self.ttl_ms.map(seconds), seconds(spec.ttl_ms)),
             ("max_endpoints", self.max_endpoints.map(|n| n.to_string()), limit_text(spec.max_endpoints)),
             ("preserve_batches", self.preserve_batches.map(|keep| keep.to_string()), spec.preserve_batches.to_string()),
             (
@@ -281,6 +311,7 @@ mod tests {
         let other = TableOptions { compression: Some(Compression::Zstd), ..TableOptions::default() };
         assert!(rejected(other).contains("compression = none"));
         assert!(rejected(TableOptions { retention_ms: Some(9000), ..TableOptions::default() }).contains("retention_s"));
+        assert!(rejected(TableOptions { ttl_ms: Some(9000), ..TableOptions::default() }).contains("ttl_s = 0"));
         assert!(rejected(TableOptions { max_endpoints: Some(1), ..TableOptions::default() }).contains("no limit"));
         let whole = TableOptions { preserve_batches: Some(true), ..TableOptions::default() };
         assert!(rejected(whole).contains("preserve_batches = false"));
@@ -298,6 +329,38 @@ mod tests {
         let shared = spec_of(Some(true), None);
         assert!(shared.shareable_tickets && spec_of(None, Some(&shared)).shareable_tickets);
         assert!(!spec_of(Some(false), Some(&shared)).shareable_tickets);
+    }
+
+    #[test]
+    fn time_to_live_is_kept_until_another_one_is_chosen() {
+        let ttl_of = |ttl_ms, old| {
+            let options = TableOptions { ttl_ms, ..TableOptions::default() };
+            options.spec(old, nodes(2, 2), RETENTION).unwrap()
+        };
+        assert_eq!(ttl_of(None, None).ttl_ms, 0);
+        let hour = ttl_of(Some(3_600_000), None);
+        assert_eq!(
+            (hour.ttl_ms, ttl_of(None, Some(&hour)).ttl_ms, ttl_of(Some(0), Some(&hour)).ttl_ms),
+            (3_600_000, 3_600_000, 0)
+        );
+    }
+
+    #[test]
+    fn temporary_table_expires_and_replaces_no_other() {
+        let name: TableName = "t".parse().unwrap();
+        let temporary = |ttl_ms, old: Option<&TableSpec>| {
+            let options = TableOptions { ttl_ms, ..TableOptions::default() }.temporary(&name, 5_000, old)?;
+            Ok::<_, Error>(options.ttl_ms)
+        };
+        assert_eq!(temporary(None, None), Ok(Some(5_000)));
+        assert_eq!(temporary(Some(9_000), None), Ok(Some(9_000)));
+        let expiring = TableSpec { ttl_ms: 7_000, ..spec(1, 1) };
+        assert_eq!(temporary(None, Some(&expiring)), Ok(None), "the table keeps its own");
+        let error = temporary(None, Some(&spec(1, 1))).unwrap_err();
+        assert!(error.code == Code::FailedPrecondition && error.message.contains("not temporary"), "{error}");
+        assert_eq!(temporary(Some(0), None).unwrap_err().code, Code::InvalidArgument);
+        let lasting = TableOptions::default().temporary(&name, 0, Some(&spec(1, 1))).unwrap();
+        assert_eq!(lasting, TableOptions::default(), "nothing temporary was requested");
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod transactions;
 use bytes::Bytes;
 use volley_common::identity::Access;
 use volley_common::ipc::schema::{check_appendable, parse_schema};
-use volley_common::options::{check_retention, check_write_id};
+use volley_common::options::{check_retention, check_ttl, check_write_id};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply;
 use volley_common::wire::catalog::{
@@ -99,8 +99,9 @@ impl WriteService {
     fn plan_write(&self, catalog: &Catalog, name: &TableName, request: &BeginWriteRequest) -> Result<BeginWrite> {
         self.limits.check_new_write(catalog, &request.write_id)?;
         let nodes = NodeCounts::of(catalog)?;
-        let options = table_options(request)?;
         let table = catalog.table_named(name);
+        let old = table.and_then(|table| table.spec.as_ref());
+        let options = table_options(request)?;
         let mode = mode_of(request, table);
         let begin = BeginWrite { mode: mode as i32, ..begin_command(request, self.lease_ms) };
         match (mode, table) {
@@ -110,9 +111,12 @@ impl WriteService {
             (WriteMode::Create, Some(_)) => Err(Error::exists(format!(
                 "table {name:?} exists already: put with mode \"replace\" or \"append\", or drop it first"
             ))),
-            (WriteMode::Append, Some(table)) => plan_append(catalog, name, table, &options, begin),
+            (WriteMode::Append, Some(table)) => {
+                let options = options.temporary(name, request.temporary_ttl_ms, old)?;
+                plan_append(catalog, name, table, &options, begin)
+            }
             (_, table) => {
-                let old = table.and_then(|table| table.spec.as_ref());
+                let options = options.temporary(name, request.temporary_ttl_ms, old)?;
                 let spec =
                     options.spec(old, nodes, self.retention_ms).map_err(|e| e.at(format_args!("table {name:?}")))?;
                 check_keys(name, &request.schema, &spec)?;
@@ -222,12 +226,14 @@ fn table_options(request: &BeginWriteRequest) -> Result<TableOptions> {
     };
     // Nodes of earlier versions do not check it.
     request.retention_ms.map_or(Ok(()), |ms| check_retention(ms / 1000))?;
+    request.ttl_ms.map_or(Ok(()), |ms| check_ttl(ms / 1000))?;
     Ok(TableOptions {
         shards: request.shards,
         shard_by: request.shard_by.clone(),
         replicas: request.replicas,
         compression,
         retention_ms: request.retention_ms,
+        ttl_ms: request.ttl_ms,
         max_endpoints: request.max_endpoints,
         preserve_batches: request.preserve_batches,
         shareable_tickets: request.shareable_tickets,

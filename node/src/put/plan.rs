@@ -56,12 +56,18 @@ pub async fn begin(
     target: PutTarget,
 ) -> Result<PutPlan> {
     let query_result = target == PutTarget::QueryResult;
-    let request = BeginWriteRequest { query_result, ..begin_request(&context, handshake)? };
+    let temporary_ttl_ms = match target {
+        PutTarget::TemporaryTable => context.config.temporary_table_ttl_s.saturating_mul(1000),
+        PutTarget::Table | PutTarget::QueryResult => 0,
+    };
+    let request = BeginWriteRequest { query_result, temporary_ttl_ms, ..begin_request(&context, handshake)? };
     let (mut attempt, transaction) = (request.attempt, request.transaction.clone());
+    let expires = temporary_ttl_ms != 0 || request.ttl_ms.is_some_and(|ms| ms != 0);
     let plan = context.coordinators.begin_write(request, caller).await?;
     let write = plan.write.as_ref().ok_or_else(|| Error::internal("the coordinator planned no write"))?;
     check_transaction(write, &transaction)?;
     check_query_result(write, query_result)?;
+    check_expires(write, expires)?;
     if !transaction.is_empty() {
         // A put that joined a write of its transaction writes by the plan of that one.
         attempt = write.attempt;
@@ -114,6 +120,20 @@ fn check_query_result(write: &Write, requested: bool) -> Result<()> {
     }
 }
 
+/// Checks that the table of a write that was planned expires, if that was requested.
+///
+/// # Errors
+/// FAILED_PRECONDITION: the coordinator is of a version that does not know such tables, or the write was begun without that option.
+fn check_expires(write: &Write, requested: bool) -> Result<()> {
+    let ttl_ms = write.spec.as_ref().map_or(0, |spec| spec.ttl_ms);
+    match requested && write.state() == WriteState::Open && ttl_ms == 0 {
+        true => Err(Error::precondition(
+            "this put is to make a table that expires, and was planned without: its write or transaction was begun without the option ttl_s, which no later put can add; or a coordinator is of an earlier version, then upgrade all coordinators",
+        )),
+        false => Ok(()),
+    }
+}
+
 fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<BeginWriteRequest> {
     let TableRequest { name, kind, options } = &handshake.request;
     Ok(BeginWriteRequest {
@@ -134,14 +154,16 @@ fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<Begin
         writer_boot: context.store.boot(),
         attempt: rand::random(),
         retention_ms: options.retention_s.map(|s| s.saturating_mul(1000)),
+        ttl_ms: options.ttl_s.map(|s| s.saturating_mul(1000)),
         max_endpoints: options.max_endpoints,
         preserve_batches: options.preserve_batches,
         shareable_tickets: options.shareable_tickets,
         listener: handshake.listener.clone(),
         transaction: options.transaction.clone().unwrap_or_default(),
         create_append: options.mode == Some(Mode::CreateAppend),
-        // Not one of the options, which clients have.
+        // Not among the options, which clients have.
         query_result: false,
+        temporary_ttl_ms: 0,
     })
 }
 
