@@ -88,6 +88,8 @@ pub struct Options {
     pub retention_s: Option<u64>,
     /// Writing: seconds after its last write at which the table is dropped; 0: never.
     pub ttl_s: Option<u64>,
+    /// Writing: the columns of which parts have statistics; none: the first ones with an order.
+    pub stats_columns: Option<Vec<String>>,
     /// Writing: whether batches are kept as they are put, each with its `app_metadata`.
     pub preserve_batches: Option<bool>,
     /// Writing: whether any principal may redeem the table's tickets, not only the one that planned them.

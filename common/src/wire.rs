@@ -161,5 +161,7 @@ pub const FENCED_WRITE_FEATURES: u32 = 4;
 pub const QUERY_RESULT_FEATURES: u32 = 5;
 /// The same for tables that expire.
 pub const TABLE_TTL_FEATURES: u32 = 6;
+/// The same for tables that name the columns of their statistics.
+pub const STATS_COLUMNS_FEATURES: u32 = 7;
 /// What this version says.
-pub const FEATURES: u32 = TABLE_TTL_FEATURES;
+pub const FEATURES: u32 = STATS_COLUMNS_FEATURES;

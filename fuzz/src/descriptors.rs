@@ -109,7 +109,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let sql = b"\x0a\x37type.googleapis.com/arrow.flight.protocol.sql.CommandX";
     let all = r#"{"table": "sales/eu", "columns": ["a", "b"], "version": 3, "limit": 10, "max_endpoints": 4,
         "where": "a > 1", "decompress": true, "mode": "append", "shards": 4, "shard_by": ["a"], "replicas": 2, "compression": "zstd",
-        "write_id": "w-1", "retention_s": 60, "ttl_s": 60, "preserve_batches": false}"#;
+        "write_id": "w-1", "retention_s": 60, "ttl_s": 60, "stats_columns": ["a"], "preserve_batches": false}"#;
     vec![
         part_filter_seed(),
         b"\0sales/eu".to_vec(),

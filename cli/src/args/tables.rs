@@ -42,6 +42,10 @@ pub struct PutArgs {
     /// table.
     #[arg(long, value_name = "DURATION", value_parser = time_to_live)]
     pub ttl: Option<u64>,
+    /// Columns of which parts have statistics, by which filters leave out parts and batches; kept with the table [default: the
+    /// first 64 with an order].
+    #[arg(long, value_name = "COLUMN,...")]
+    pub stats_columns: Vec<ColumnList>,
     /// An id for this write: repeated with the same id, it takes effect once.
     #[arg(long)]
     pub write_id: Option<String>,

@@ -154,6 +154,7 @@ fn options(put: &PutArgs) -> Options {
         write_id: put.write_id.clone(),
         retention_s: put.retention,
         ttl_s: put.ttl,
+        stats_columns: column_names(&put.stats_columns),
         ..Options::default()
     }
 }

@@ -79,6 +79,7 @@ fn fields(options: &Options) -> Map<String, Value> {
         transaction,
         retention_s,
         ttl_s,
+        stats_columns,
         preserve_batches,
         shareable_tickets,
     } = options;
@@ -98,6 +99,7 @@ fn fields(options: &Options) -> Map<String, Value> {
         "transaction": transaction,
         "retention_s": retention_s,
         "ttl_s": ttl_s,
+        "stats_columns": stats_columns,
         "preserve_batches": preserve_batches,
         "shareable_tickets": shareable_tickets,
     });
@@ -151,6 +153,7 @@ mod tests {
             transaction: None,
             retention_s: Some(19),
             ttl_s: Some(60),
+            stats_columns: Some(vec!["x".into(), "k".into()]),
             preserve_batches: Some(true),
             shareable_tickets: Some(true),
         }

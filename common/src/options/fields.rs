@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{Options, TableAccess};
+use crate::ipc::statistics::MAX_STATISTICS_COLUMNS;
 use crate::{Error, Result};
 
 /// Maximum number of columns that a read can request, and the most bytes of each name.
@@ -84,6 +85,7 @@ impl Options {
             transaction,
             retention_s,
             ttl_s,
+            stats_columns,
             preserve_batches,
             shareable_tickets,
         } = self;
@@ -103,6 +105,7 @@ impl Options {
             ("compression", compression.is_some(), OptionUse::Table),
             ("retention_s", retention_s.is_some(), OptionUse::Table),
             ("ttl_s", ttl_s.is_some(), OptionUse::Table),
+            ("stats_columns", stats_columns.is_some(), OptionUse::Table),
             ("preserve_batches", preserve_batches.is_some(), OptionUse::Table),
             ("shareable_tickets", shareable_tickets.is_some(), OptionUse::Table),
         ];
@@ -149,10 +152,11 @@ fn set(options: &mut Options, name: &str, value: Value) -> Result<()> {
         "transaction" => options.transaction = read(name, value)?,
         "retention_s" => options.retention_s = read(name, value)?,
         "ttl_s" => options.ttl_s = read(name, value)?,
+        "stats_columns" => options.stats_columns = read_columns(name, value, MAX_STATISTICS_COLUMNS)?,
         "preserve_batches" => options.preserve_batches = read(name, value)?,
         "shareable_tickets" => options.shareable_tickets = read_flag(name, value)?,
         _ => {
-            let known = "table, columns, version, where, limit, max_endpoints, decompress, mode, shards, shard_by, replicas, compression, write_id, transaction, retention_s, ttl_s, preserve_batches, shareable_tickets";
+            let known = "table, columns, version, where, limit, max_endpoints, decompress, mode, shards, shard_by, replicas, compression, write_id, transaction, retention_s, ttl_s, stats_columns, preserve_batches, shareable_tickets";
             return Err(Error::invalid(format!("there is no option {:?}: the options are {known}", cut(name))));
         }
     }
@@ -229,7 +233,7 @@ fn not_columns(name: &str, value: &Value) -> Error {
 /// A header's text as the JSON value of its option.
 pub(super) fn header_value(option: &str, text: &str) -> Value {
     match option {
-        "columns" | "shard_by" => text.split(',').map(|s| Value::String(s.trim().into())).collect(),
+        "columns" | "shard_by" | "stats_columns" => text.split(',').map(|s| Value::String(s.trim().into())).collect(),
         "table" | "mode" | "compression" | "write_id" | "transaction" | "where" => Value::String(text.into()),
         _ => match (text, text.parse::<u64>()) {
             ("true" | "false", _) => Value::Bool(text == "true"),

@@ -200,6 +200,7 @@ fn option_of_another_request_is_refused_by_name() {
         (r#""compression": "lz4""#, &[Put, Create]),
         (r#""retention_s": 19"#, &[Put, Create]),
         (r#""ttl_s": 60"#, &[Put, Create]),
+        (r#""stats_columns": ["k"]"#, &[Put, Create]),
         (r#""preserve_batches": true"#, &[Put, Create]),
         (r#""shareable_tickets": true"#, &[Put, Create]),
     ] {
@@ -228,6 +229,8 @@ fn long_values_are_cut_in_errors_and_bounded() {
         format!(r#"{{"table": "t", "transaction": "{long}"}}"#),
         format!(r#"{{"table": "t", "where": "{long}"}}"#),
         format!(r#"{{"table": "t", "shard_by": "{long}"}}"#),
+        format!(r#"{{"table": "t", "stats_columns": "{long}"}}"#),
+        format!(r#"{{"table": "t", "stats_columns": [{}"k"]}}"#, r#""k","#.repeat(64)),
         format!(r#"{{"table": "t", "columns": ["{long}"]}}"#),
         format!(r#"{{"table": "{long}"}}"#),
         format!(r#"{{"table": "t", "shard_by": [{}"k"]}}"#, r#""k","#.repeat(1000)),

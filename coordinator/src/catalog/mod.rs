@@ -16,6 +16,7 @@
 //! | `coordinators` | commands that change the set of coordinators |
 //! | `expire` | leases, retention and other deadlines |
 //! | `time_to_live` | tables that expire |
+//! | `spec_features` | which options of tables every coordinator must know |
 //! | `identity`, `users`, `grants` | the rows of users, service tokens, grants and signing keys; the commands that change them |
 //! | `ticket_keys` | the keys that sign tickets, and their replacement |
 //! | `transactions`, `ended_transactions` | transactions: writes that one command makes visible; what is kept of those that ended |
@@ -52,6 +53,7 @@ mod quotas;
 pub mod replies;
 mod restore;
 pub mod rows;
+mod spec_features;
 mod staged;
 #[cfg(test)]
 mod tests;
@@ -69,8 +71,9 @@ use parts::PartIndex;
 pub use parts::{PartRow, Revision};
 pub use quotas::QuotaUsage;
 pub use rows::{Change, RowKey, SortKey};
+pub use spec_features::features_of;
 use staged::StagedStreams;
-pub use time_to_live::{expires_ms, features_of};
+pub use time_to_live::expires_ms;
 pub use transactions::written_already;
 pub use usage::TableUsage;
 

@@ -5,10 +5,9 @@
 
 use std::collections::HashSet;
 
-use volley_common::wire::TABLE_TTL_FEATURES;
-use volley_common::wire::catalog::{ExpiredTable, Table, TableSpec, Write, WriteMode};
+use volley_common::wire::catalog::{ExpiredTable, Table, Write, WriteMode};
 
-use super::{Catalog, RowKey};
+use super::Catalog;
 
 /// Maximum number of tables that one command drops. The leader proposes the next one a second later.
 const MAX_DROPS: usize = 100;
@@ -19,11 +18,6 @@ pub fn expires_ms(table: &Table) -> Option<u64> {
     (ttl_ms != 0).then(|| table.changed_ms.saturating_add(ttl_ms))
 }
 
-/// The features that a coordinator must have to know the options of a table; 0: any one knows them.
-pub fn features_of(spec: Option<&TableSpec>) -> u32 {
-    if spec.is_some_and(|spec| spec.ttl_ms != 0) { TABLE_TTL_FEATURES } else { 0 }
-}
-
 /// The time to live of a table of which an older version is restored, milliseconds, from those of both versions. The longer one, so
 /// that no restoration makes a table expire earlier.
 pub(super) fn restored_ttl_ms(old: u64, present: u64) -> u64 {
@@ -31,22 +25,6 @@ pub(super) fn restored_ttl_ms(old: u64, present: u64) -> u64 {
 }
 
 impl Catalog {
-    /// The features that every coordinator must have because of what the catalog has had.
-    pub fn required_features(&self) -> u32 {
-        self.cluster.as_ref().map_or(0, |cluster| cluster.features)
-    }
-
-    /// Notes what every coordinator must know from now on, because a table or write has these options.
-    pub(super) fn note_spec(&mut self, spec: Option<&TableSpec>) {
-        let features = features_of(spec);
-        if let Some(cluster) = self.cluster.as_mut()
-            && cluster.features < features
-        {
-            cluster.features = features;
-            self.touched.insert(RowKey::Cluster);
-        }
-    }
-
     /// Tables whose time to live has passed and that nobody writes to, in the order in which it did; at most [`MAX_DROPS`].
     pub(super) fn expired_tables(&self, now: u64) -> Vec<u64> {
         let mut due = self.expiring.range(..(now, 0)).map(|(_, id)| *id).peekable();

@@ -27,6 +27,7 @@ pub fn table_json(table: &Table) -> Value {
         "shareable_tickets": spec.shareable_tickets,
         "ttl_s": (spec.ttl_ms != 0).then_some(spec.ttl_ms / 1000),
         "expires_ms": expires_ms(table),
+        "stats_columns": (!spec.stats_columns.is_empty()).then_some(&spec.stats_columns),
     })
 }
 

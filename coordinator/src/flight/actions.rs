@@ -12,7 +12,7 @@ use volley_common::options::sql::is_sql_action;
 use volley_common::options::{Mode, TableRequest};
 use volley_common::session_cookie::{SESSION_COOKIE, SessionCookie};
 use volley_common::wire::catalog::{Compression, DescriptorKind, Node, WriteMode, WriteState};
-use volley_common::wire::cluster::{BeginWriteRequest, CommitWriteRequest};
+use volley_common::wire::cluster::{BeginWriteRequest, ColumnNames, CommitWriteRequest};
 use volley_common::{Error, NodeId, Result, TransactionId, clock};
 
 use super::action_bodies::{
@@ -245,6 +245,7 @@ impl ActionRunner {
             attempt: rand::random_range(1..=u64::MAX),
             retention_ms: table_options.retention_ms,
             ttl_ms: table_options.ttl_ms,
+            stats_columns: table_options.stats_columns.map(|names| ColumnNames { names }),
             max_endpoints: table_options.max_endpoints,
             preserve_batches: table_options.preserve_batches,
             shareable_tickets: table_options.shareable_tickets,

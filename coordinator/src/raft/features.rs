@@ -9,8 +9,8 @@ use futures::FutureExt;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{BeginWrite, TableSpec};
 use volley_common::wire::{
-    FENCED_WRITE_FEATURES, IDENTITY_FEATURES, PART_STATISTICS_FEATURES, QUERY_RESULT_FEATURES, TABLE_TTL_FEATURES,
-    TRANSACTION_FEATURES,
+    FENCED_WRITE_FEATURES, IDENTITY_FEATURES, PART_STATISTICS_FEATURES, QUERY_RESULT_FEATURES, STATS_COLUMNS_FEATURES,
+    TABLE_TTL_FEATURES, TRANSACTION_FEATURES,
 };
 use volley_common::{Error, Result};
 
@@ -36,17 +36,20 @@ pub enum CatalogFeature {
     QueryResults,
     /// Tables that expire.
     TableTtl,
+    /// Tables that name the columns of their statistics.
+    StatsColumns,
 }
 
 impl CatalogFeature {
     /// All of them, the oldest first: who knows one knows those before it.
-    pub const ALL: [CatalogFeature; 6] = [
+    pub const ALL: [CatalogFeature; 7] = [
         CatalogFeature::Identities,
         CatalogFeature::Transactions,
         CatalogFeature::PartStatistics,
         CatalogFeature::FencedWrites,
         CatalogFeature::QueryResults,
         CatalogFeature::TableTtl,
+        CatalogFeature::StatsColumns,
     ];
 
     /// What a command needs. Those that remove such rows change nothing where there are none.
@@ -88,6 +91,7 @@ impl CatalogFeature {
             CatalogFeature::FencedWrites => catalog.has_had_fenced_writes(),
             CatalogFeature::QueryResults => catalog.has_query_results(),
             CatalogFeature::TableTtl => catalog.required_features() >= TABLE_TTL_FEATURES,
+            CatalogFeature::StatsColumns => catalog.required_features() >= STATS_COLUMNS_FEATURES,
         }
     }
 
@@ -100,6 +104,7 @@ impl CatalogFeature {
             CatalogFeature::FencedWrites => FENCED_WRITE_FEATURES,
             CatalogFeature::QueryResults => QUERY_RESULT_FEATURES,
             CatalogFeature::TableTtl => TABLE_TTL_FEATURES,
+            CatalogFeature::StatsColumns => STATS_COLUMNS_FEATURES,
         }
     }
 
@@ -112,6 +117,7 @@ impl CatalogFeature {
             CatalogFeature::FencedWrites => "fenced staged writes",
             CatalogFeature::QueryResults => "results of queries",
             CatalogFeature::TableTtl => "tables that expire (ttl_s)",
+            CatalogFeature::StatsColumns => "columns of statistics (stats_columns)",
         }
     }
 }
@@ -269,6 +275,9 @@ mod tests {
         assert_eq!((needed(create(1)), needed(create(0))), (Some(CatalogFeature::TableTtl), None));
         let begin = BeginWrite { transaction: "tx".into(), spec: spec(1), ..BeginWrite::default() };
         assert_eq!(needed(Op::BeginWrite(begin)), Some(CatalogFeature::TableTtl), "the newest one");
+        let spec = TableSpec { ttl_ms: 1, stats_columns: vec!["a".into()], ..TableSpec::default() };
+        let both = CreateTable { spec: Some(spec), ..CreateTable::default() };
+        assert_eq!(needed(Op::CreateTable(both)), Some(CatalogFeature::StatsColumns));
         assert_eq!(needed(Op::Clear(Clear {})), None);
     }
 }

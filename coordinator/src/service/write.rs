@@ -21,7 +21,7 @@ use crate::catalog::replies::unexpected_reply;
 use crate::catalog::{Catalog, refuses_puts};
 use crate::config::CoordinatorConfig;
 use crate::planner::catalog_limits::CatalogLimits;
-use crate::planner::table_options::{NodeCounts, TableOptions, check_keys, placement};
+use crate::planner::table_options::{NodeCounts, TableOptions, check_keys, check_stats_columns, placement};
 use crate::planner::write_targets::{retarget, write_targets};
 use crate::raft::Handle;
 use crate::service::live_nodes::wait_for_live_nodes;
@@ -120,6 +120,7 @@ impl WriteService {
                 let spec =
                     options.spec(old, nodes, self.retention_ms).map_err(|e| e.at(format_args!("table {name:?}")))?;
                 check_keys(name, &request.schema, &spec)?;
+                check_stats_columns(name, &request.schema, &spec)?;
                 self.limits.check_table(catalog, name, &spec, &request.schema, table)?;
                 let placement = placement(catalog, name, &spec, table, &write_targets(catalog, &spec)?);
                 Ok(BeginWrite { spec: Some(spec), placement, table_id: table.map_or(0, |t| t.id), ..begin })
@@ -161,6 +162,7 @@ impl WriteService {
                 check_keys(&name, &request.schema, spec)?;
                 // The first stream brings the schema.
                 if write.schema.is_empty() {
+                    check_stats_columns(&name, &request.schema, spec)?;
                     self.limits.check_table(&catalog, &name, spec, &request.schema, catalog.table_named(&name))?;
                 }
             }
@@ -234,6 +236,7 @@ fn table_options(request: &BeginWriteRequest) -> Result<TableOptions> {
         compression,
         retention_ms: request.retention_ms,
         ttl_ms: request.ttl_ms,
+        stats_columns: request.stats_columns.as_ref().map(|columns| columns.names.clone()),
         max_endpoints: request.max_endpoints,
         preserve_batches: request.preserve_batches,
         shareable_tickets: request.shareable_tickets,

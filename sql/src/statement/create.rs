@@ -22,7 +22,7 @@ use crate::fault::from_datafusion;
 use crate::predicate::check_type;
 
 /// The options that belong to a table, by their names in descriptors.
-const OPTIONS: [&str; 9] = [
+const OPTIONS: [&str; 10] = [
     "compression",
     "max_endpoints",
     "preserve_batches",
@@ -31,6 +31,7 @@ const OPTIONS: [&str; 9] = [
     "shard_by",
     "shareable_tickets",
     "shards",
+    "stats_columns",
     "ttl_s",
 ];
 
@@ -174,7 +175,7 @@ fn options(options: &CreateTableOptions) -> Result<Map<String, Value>> {
             )));
         }
         let value = match (name.as_str(), option_value(&name, value)?) {
-            ("shard_by", Value::String(columns)) => {
+            ("shard_by" | "stats_columns", Value::String(columns)) => {
                 columns.split(',').map(|column| column.trim().to_string()).collect()
             }
             (_, value) => value,

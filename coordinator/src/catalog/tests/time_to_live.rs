@@ -1,10 +1,10 @@
 //! Tables that expire.
 
 use volley_common::Code;
-use volley_common::wire::TABLE_TTL_FEATURES;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply as Answer;
 use volley_common::wire::catalog::{BeginWrite, CreateTable, RestoreVersion, TableSpec, WriteMode};
+use volley_common::wire::{STATS_COLUMNS_FEATURES, TABLE_TTL_FEATURES};
 
 use super::helpers::*;
 use crate::catalog::{Catalog, RowKey, expires_ms};
@@ -153,7 +153,7 @@ fn one_command_drops_a_bounded_number_of_tables() {
 }
 
 #[test]
-fn every_coordinator_must_know_tables_that_expire_from_the_first_on() {
+fn options_that_the_catalog_has_had_are_required_from_then_on() {
     let mut fixture = CatalogFixture::new();
     fixture.put("w1", "u", WriteMode::Create, &[1]);
     assert_eq!(fixture.catalog.required_features(), 0);
@@ -168,4 +168,9 @@ fn every_coordinator_must_know_tables_that_expire_from_the_first_on() {
     let mut loaded = Catalog::default();
     fixture.catalog.rows().for_each(|row| loaded.insert_row(row));
     assert_eq!(loaded.required_features(), TABLE_TTL_FEATURES, "the log may still have such a table");
+    let spec = Some(TableSpec { stats_columns: vec!["a".into()], ..spec() });
+    fixture.begin(BeginWrite { spec, ..begin("w3", "v", WriteMode::Create) });
+    assert_eq!(fixture.catalog.required_features(), STATS_COLUMNS_FEATURES);
+    put(&mut fixture, "w4", WriteMode::Create, 3, TTL);
+    assert_eq!(fixture.catalog.required_features(), STATS_COLUMNS_FEATURES);
 }

@@ -43,8 +43,8 @@ pub struct FakeCoordinatorState {
     pub knows_transactions: bool,
     /// Whether it is of a version that knows results of queries.
     pub knows_query_results: bool,
-    /// Whether it is of a version that knows tables that expire.
-    pub knows_ttl: bool,
+    /// Whether it is of a version that knows tables that expire, and that name the columns of their statistics.
+    pub knows_table_options: bool,
     pub writes: HashMap<String, Write>,
     pub staged_parts: Vec<StagePartsRequest>,
     pub refuse_begin: Option<Error>,
@@ -126,12 +126,14 @@ impl Coordinator for FakeCoordinator {
             return Err(error.into());
         }
         let ttl_ms = request.ttl_ms.unwrap_or(request.temporary_ttl_ms);
-        let ttl_ms = if state.knows_ttl { ttl_ms } else { 0 };
+        let stats_columns = request.stats_columns.unwrap_or_default().names;
+        let (ttl_ms, stats_columns) =
+            if state.knows_table_options { (ttl_ms, stats_columns) } else { Default::default() };
         let placement = state.placement.iter().map(|nodes| ShardPlacement { nodes: nodes.clone() }).collect();
         let new = Write {
             id: request.write_id.clone(),
             table: request.table,
-            spec: Some(TableSpec { ttl_ms, ..state.spec.clone() }),
+            spec: Some(TableSpec { ttl_ms, stats_columns, ..state.spec.clone() }),
             schema: request.schema,
             placement,
             staged: state.staged || request.staged,
