@@ -137,6 +137,9 @@ fn output_is_written_into_pipes_and_nothing_is_left_of_a_refusal() {
     arrow_file(&at("in.arrow"), "a,b", Arc::new(Float64Array::from(vec![0.5, f64::NAN])));
     let put = ["put", &at("in.arrow"), "--table", "t", "--shard-by", "\"a,b\"", "--retention", "7200"];
     assert!(!dev.ok(&put).contains("replaced"));
+    dev.ok(&["put", &at("in.arrow"), "--table", "short", "--ttl", "12h"]);
+    assert_eq!(dev.json(&["info", "short"])["ttl_s"], 43_200);
+    assert!(dev.ok(&["info", "short"]).contains("expires"));
     let again = dev.ok(&put);
     assert!(again.contains("replaced version 1 (2 rows), which is readable for"), "{again}");
     let replaced = dev.json(&put)["replaced"].clone();

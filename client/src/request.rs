@@ -77,6 +77,8 @@ fn fields(options: &Options) -> Map<String, Value> {
         write_id,
         transaction,
         retention_s,
+        ttl_s,
+        stats_columns,
         preserve_batches,
         shareable_tickets,
     } = options;
@@ -95,6 +97,8 @@ fn fields(options: &Options) -> Map<String, Value> {
         "write_id": write_id,
         "transaction": transaction,
         "retention_s": retention_s,
+        "ttl_s": ttl_s,
+        "stats_columns": stats_columns,
         "preserve_batches": preserve_batches,
         "shareable_tickets": shareable_tickets,
     });
@@ -148,6 +152,8 @@ mod tests {
             write_id: Some("w-1".into()),
             transaction: None,
             retention_s: Some(19),
+            ttl_s: Some(60),
+            stats_columns: Some(vec!["x".into(), "k".into()]),
             preserve_batches: Some(true),
             shareable_tickets: Some(true),
         }

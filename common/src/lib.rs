@@ -9,6 +9,7 @@
 //! | [`escape`] | text without characters that show nothing or reverse it, for logs and tables |
 //! | [`expectation`] | errors of serde in plain words |
 //! | [`transport_cause`] | why a connection failed, in words for a user |
+//! | [`session_cookie`] | the cookie of a client's session, with the time limit of its statements |
 //! | [`options`] | the options of a request, from a descriptor, ticket or headers |
 //! | [`identity`] | who calls, and what the caller may do |
 //! | [`ticket`] | signed tickets |
@@ -53,6 +54,7 @@ pub mod placement;
 pub mod proxy;
 pub mod refusal_log;
 pub mod server;
+pub mod session_cookie;
 pub mod simple_types;
 pub mod suggestion;
 pub mod ticket;

@@ -13,11 +13,13 @@ use crate::wire::catalog::{Compression, DescriptorKind, WriteMode};
 use crate::{Error, Result, TableName, TransactionId, ticket};
 use sources::options_from;
 
+mod durations;
 pub mod fields;
 pub mod part_filter;
 mod sources;
 pub mod sql;
 
+pub use durations::{MAX_RETENTION_S, MAX_TTL_S, MIN_RETENTION_S, check_retention, check_ttl};
 pub use sources::UnambiguousMap;
 pub use sql::is_flight_sql;
 
@@ -84,6 +86,10 @@ pub struct Options {
     pub transaction: Option<String>,
     /// Writing: seconds for which replaced rows remain readable.
     pub retention_s: Option<u64>,
+    /// Writing: seconds after its last write at which the table is dropped; 0: never.
+    pub ttl_s: Option<u64>,
+    /// Writing: the columns of which parts have statistics; none: the first ones with an order.
+    pub stats_columns: Option<Vec<String>>,
     /// Writing: whether batches are kept as they are put, each with its `app_metadata`.
     pub preserve_batches: Option<bool>,
     /// Writing: whether any principal may redeem the table's tickets, not only the one that planned them.
@@ -297,7 +303,8 @@ impl Options {
         if let Some(filter) = &self.filter {
             check_filter(filter)?;
         }
-        self.retention_s.map_or(Ok(()), check_retention)
+        self.retention_s.map_or(Ok(()), check_retention)?;
+        self.ttl_s.map_or(Ok(()), check_ttl)
     }
 }
 
@@ -305,27 +312,6 @@ impl Options {
 pub const MAX_SHARDS: u32 = 4096;
 /// Most copies of a table's parts.
 pub const MAX_REPLICAS: u32 = 16;
-
-/// The shortest retention that a client can give a table, seconds. It is the lifetime of the table's tickets, too.
-pub const MIN_RETENTION_S: u64 = 10;
-/// The longest retention, seconds: a hundred years. Clients can represent the expiry of a ticket that lasts this long.
-pub const MAX_RETENTION_S: u64 = 100 * 365 * 24 * 3600;
-
-/// Checks a client's retention, in seconds.
-///
-/// # Errors
-/// INVALID_ARGUMENT: shorter than a read needs, or longer than a hundred years.
-pub fn check_retention(seconds: u64) -> Result<()> {
-    match seconds {
-        0..MIN_RETENTION_S => Err(Error::invalid(format!(
-            "option \"retention_s\" is {seconds}, and must be at least {MIN_RETENTION_S}: the tickets of the table last as long, and a read needs some seconds"
-        ))),
-        MIN_RETENTION_S..=MAX_RETENTION_S => Ok(()),
-        _ => Err(Error::invalid(format!(
-            "option \"retention_s\" is {seconds}, and must be at most {MAX_RETENTION_S}, a hundred years"
-        ))),
-    }
-}
 
 /// Most bytes of a filter.
 pub const MAX_FILTER: usize = 64 << 10;

@@ -157,5 +157,11 @@ pub const TRANSACTION_FEATURES: u32 = 2;
 pub const PART_STATISTICS_FEATURES: u32 = 3;
 /// The same for fenced writes.
 pub const FENCED_WRITE_FEATURES: u32 = 4;
-/// The same for the results of queries. It is also what this version says.
+/// The same for the results of queries.
 pub const QUERY_RESULT_FEATURES: u32 = 5;
+/// The same for tables that expire.
+pub const TABLE_TTL_FEATURES: u32 = 6;
+/// The same for tables that name the columns of their statistics.
+pub const STATS_COLUMNS_FEATURES: u32 = 7;
+/// What this version says.
+pub const FEATURES: u32 = STATS_COLUMNS_FEATURES;

@@ -3,11 +3,14 @@
 use arrow_flight::{CancelFlightInfoRequest, RenewFlightEndpointRequest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use http::HeaderMap;
+use http::header::COOKIE;
 use prost::Message;
 use serde::de::DeserializeOwned;
 use tonic::metadata::MetadataMap;
 use volley_common::ipc::schema::{parse_schema, schema_message};
 use volley_common::options::TableRequest;
+use volley_common::session_cookie::SessionCookie;
 use volley_common::{Error, Result};
 use volley_coordinator::flight::action_bodies::{
     AddCoordinatorBody, CoordinatorBody, CreateTableBody, DrainNodeBody, DropTableBody, EmptyBody, NodeBody,
@@ -78,11 +81,13 @@ fn check_create(body: &CreateTableBody) {
 
 fn set_session(body: &[u8]) -> Result<()> {
     let sessions = FlightSessions::default();
-    let (_, id) = sessions.set("", None, body)?;
-    let options = sessions.get("", id.as_deref());
-    assert!(id.is_some() && options.options.len() <= 64);
-    sessions.close("", id.as_deref());
-    assert!(sessions.get("", id.as_deref()).options.is_empty());
+    let (_, cookie) = sessions.set("", None, body)?;
+    let cookie = cookie.expect("the cookie of a new session");
+    assert!(sessions.get("", Some(&cookie)).options.len() <= 64);
+    let headers = HeaderMap::from_iter([(COOKIE, cookie.to_header().parse().expect("a header"))]);
+    assert_eq!(SessionCookie::of_headers(&headers).as_ref(), Some(&cookie));
+    sessions.close("", Some(&cookie));
+    assert!(sessions.get("", Some(&cookie)).options.is_empty());
     Ok(())
 }
 
@@ -91,7 +96,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let schema = schema_message(batches::keyed().schema_ref()).expect("a schema");
     let encoded = format!("create_table\n{{\"table\": \"t\", \"schema\": {:?}}}", STANDARD.encode(&schema));
     let option = SessionOption { value: Some(SessionOptionValue::String("x".into())) };
-    let options = SessionOptionMap { options: [("a".to_string(), option)].into() };
+    let limit = SessionOption { value: Some(SessionOptionValue::String("1.5 min".into())) };
+    let options = [("a".to_string(), option), ("statement_timeout".to_string(), limit)];
+    let options = SessionOptionMap { options: options.into() };
     let typed = |of: &str| {
         format!(
             "create_table\n{{\"table\": \"t\", \"fields\": [{{\"name\": \"a\", \"type\": {of:?}, \"nullable\": false}}]}}"

@@ -11,8 +11,8 @@ use volley_common::ipc::statistics::{BoundFilter, BoundOperator, part_may_match}
 use volley_common::options::part_filter::{PART_FILTER_HEADER, from_headers, header_value};
 use volley_common::options::sql::{sql_of_descriptor, sql_of_ticket};
 use volley_common::options::{
-    MAX_REPLICAS, MAX_SHARDS, TableAccess, TableRequest, TicketRequest, check_filter, check_retention, check_write_id,
-    decompress_header,
+    MAX_REPLICAS, MAX_SHARDS, TableAccess, TableRequest, TicketRequest, check_filter, check_retention, check_ttl,
+    check_write_id, decompress_header,
 };
 use volley_common::wire::cluster::PartFilter;
 use volley_common::wire::statistics::PartBounds;
@@ -82,6 +82,7 @@ fn check_request(request: Result<TableRequest>, input: usize) {
     assert!(options.filter.as_deref().is_none_or(|filter| check_filter(filter).is_ok()));
     assert!(options.write_id.as_deref().is_none_or(|id| check_write_id(id).is_ok()));
     assert!(options.retention_s.is_none_or(|seconds| check_retention(seconds).is_ok()));
+    assert!(options.ttl_s.is_none_or(|seconds| check_ttl(seconds).is_ok()));
     for access in [TableAccess::Read, TableAccess::Put, TableAccess::Create] {
         if let Err(error) = request.clone().with_access(access) {
             check_error(&error, input);
@@ -108,7 +109,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let sql = b"\x0a\x37type.googleapis.com/arrow.flight.protocol.sql.CommandX";
     let all = r#"{"table": "sales/eu", "columns": ["a", "b"], "version": 3, "limit": 10, "max_endpoints": 4,
         "where": "a > 1", "decompress": true, "mode": "append", "shards": 4, "shard_by": ["a"], "replicas": 2, "compression": "zstd",
-        "write_id": "w-1", "retention_s": 60, "preserve_batches": false}"#;
+        "write_id": "w-1", "retention_s": 60, "ttl_s": 60, "stats_columns": ["a"], "preserve_batches": false}"#;
     vec![
         part_filter_seed(),
         b"\0sales/eu".to_vec(),

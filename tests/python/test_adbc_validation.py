@@ -15,7 +15,6 @@ MODES = {mode: f"adbc.ingest.mode.{mode}" for mode in ("create", "append", "repl
 # Cases of the suite that do not apply.
 HANDLES = "the handles of the driver itself: no call is made"
 KEYS = "there are no keys and constraints"
-TEMPORARY = "there are no temporary tables; test_what_volley_lacks_is_refused"
 DELETES = "there is no DELETE; test_what_volley_lacks_is_refused"
 NOT_APPLICABLE = {
     "DatabaseTest.NewInit": HANDLES,
@@ -29,10 +28,7 @@ NOT_APPLICABLE = {
     "ConnectionTest.MetadataGetStatisticNames": "Flight SQL has no statistics",
     "StatementTest.NewInit": HANDLES,
     "StatementTest.Release": HANDLES,
-    "StatementTest.SqlIngestTemporary": TEMPORARY,
-    "StatementTest.SqlIngestTemporaryAppend": TEMPORARY,
-    "StatementTest.SqlIngestTemporaryReplace": TEMPORARY,
-    "StatementTest.SqlIngestTemporaryExclusive": TEMPORARY,
+    "StatementTest.SqlIngestTemporaryExclusive": "the name of a temporary table may have a schema, as that of any table",
     "StatementTest.SqlIngestPrimaryKey": KEYS,
     "StatementTest.SqlPrepareUpdateNoParams": "it is empty",
     "StatementTest.SqlQueryCancel": "the suite leaves it out for Flight SQL; test_cursor_is_cancelled of test_sql_adbc.py",
@@ -159,6 +155,17 @@ def test_modes_of_an_ingest(suite):
         assert suite.ingest(ints(-42, None), then, name=first) == 2
         found = suite.query(f"SELECT * FROM {suite.table(first)} ORDER BY int64s")
         assert found.schema.equals(ints().schema) and found["int64s"].to_pylist() == expected
+
+
+def test_temporary_tables_are_ingested(suite):
+    """SqlIngestTemporary, SqlIngestTemporaryAppend, SqlIngestTemporaryReplace."""
+    assert suite.ingest(ints(42, -42, None), temporary="true") == 3
+    suite.update(f"DROP TABLE {suite.table()}")
+    assert suite.ingest(ints(42, -42, None), temporary="false") == 3
+    assert suite.ingest(ints(42), name="temporary", temporary="true") == 1
+    for mode, expected in (("append", 3), ("replace", 2)):
+        assert suite.ingest(ints(-42, None), mode, name="temporary", temporary="true") == 2
+        assert suite.query(f"SELECT * FROM {suite.table('temporary')}").num_rows == expected
 
 
 def test_errors_of_an_ingest(suite):
@@ -355,7 +362,6 @@ def test_objects_to_each_depth(suite):
 
 
 def test_what_volley_lacks_is_refused(suite):
-    assert refused(suite.ingest, ints(1), temporary="true") == AdbcStatusCode.NOT_IMPLEMENTED
     assert suite.ingest(ints(1, 2, 3)) == 3
     assert refused(suite.update, f"DELETE FROM {suite.table()} WHERE int64s > 1") == AdbcStatusCode.NOT_IMPLEMENTED
     assert suite.query(f"SELECT * FROM {suite.table()}").num_rows == 3

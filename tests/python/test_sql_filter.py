@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.flight as flight
 import pytest
 
-from cluster import descriptor, get, put
+from cluster import action, descriptor, get, put
+from sql_calls import sql_name, update
 from tls_cluster import volley
 
 ROWS = 3000
@@ -250,6 +251,30 @@ def test_filter_of_a_missing_table_is_not_found(client, name):
 def test_filter_is_no_option_of_a_put(client, name):
     with pytest.raises(pa.ArrowInvalid, match="where"):
         put(client, name, pa.table({"id": pa.array([], pa.int64())}), where="id > 1")
+
+
+def test_columns_of_statistics_are_an_option_of_the_table(client, name):
+    def chosen():
+        return action(client, "get_stats", {"table": name})["stats_columns"]
+
+    put(client, name, SAMPLE, stats_columns=["price", "at"])
+    assert chosen() == ["price", "at"]
+    for text, rows in (("price < 0", 0), ("price = 7 OR at IS NULL AND id = 15", 2), ("id = 11", 1)):
+        assert get(client, name, where=text).num_rows == rows, text
+    put(client, name, SAMPLE, mode="append")
+    assert chosen() == ["price", "at"] and get(client, name, where="price = 7").num_rows == 2
+    for options, why in (
+        ({"stats_columns": ["prize"]}, "stats_columns.*prize"), ({"stats_columns": "kind"}, "no order"),
+        ({"stats_columns": ["id", "id"]}, "twice"), ({"stats_columns": [f"c{i}" for i in range(65)]}, "limit of 64"),
+        ({"stats_columns": ["id"], "mode": "append"}, "append cannot change it"), ({"stats_columns": 7}, "column"),
+    ):
+        with pytest.raises(pa.ArrowInvalid, match=why):
+            put(client, name, SAMPLE.slice(0, 10), **options)
+    put(client, name, SAMPLE, stats_columns=[])
+    assert chosen() is None, "the first ones"
+    table = sql_name(f"{name}-b")
+    update(client, f"CREATE TABLE {table} WITH (stats_columns = 'at, id') AS SELECT id, \"at\" FROM {sql_name(name)} WHERE id < 9")
+    assert action(client, "get_stats", {"table": f"{name}-b"})["stats_columns"] == ["at", "id"]
 
 
 def test_volley_get_filters(shared, sample, tmp_path):

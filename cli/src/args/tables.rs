@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use volley_common::TableName;
 use volley_common::options::{Codec, Mode};
 
-use super::values::whole;
+use super::values::{time_to_live, whole};
 use crate::column_list::ColumnList;
 use crate::formats::Format;
 use crate::formats::text::ColumnType;
@@ -38,6 +38,14 @@ pub struct PutArgs {
     /// How long replaced rows stay readable, in seconds; kept with the table [default: the cluster's].
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = whole::<u64>)]
     pub retention: Option<u64>,
+    /// Drop the table so long after its last write: a whole number with a unit, as in 12h or 30d, or never; kept with the
+    /// table.
+    #[arg(long, value_name = "DURATION", value_parser = time_to_live)]
+    pub ttl: Option<u64>,
+    /// Columns of which parts have statistics, by which filters leave out parts and batches; kept with the table [default: the
+    /// first 64 with an order].
+    #[arg(long, value_name = "COLUMN,...")]
+    pub stats_columns: Vec<ColumnList>,
     /// An id for this write: repeated with the same id, it takes effect once.
     #[arg(long)]
     pub write_id: Option<String>,

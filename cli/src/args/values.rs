@@ -52,6 +52,14 @@ pub fn lifetime(text: &str) -> Result<u64, String> {
         })
 }
 
+/// The time after its last write at which a table is dropped, in seconds: a [`lifetime`]; 0 for `never`.
+pub fn time_to_live(text: &str) -> Result<u64, String> {
+    match text {
+        "never" => Ok(0),
+        _ => lifetime(text).map_err(|error| format!("{error}; or never")),
+    }
+}
+
 /// A size as `10GiB`, in bytes.
 pub fn byte_size(text: &str) -> Result<u64, String> {
     let unit = |unit: &str| {
@@ -91,6 +99,12 @@ mod tests {
         for text in ["", "30", "0d", "d", "-1d", "1.5h", "1y", "1D", "3651d", "99999999999999999d"] {
             assert!(lifetime(text).is_err_and(|why| why.contains("30d")), "{text}");
         }
+    }
+
+    #[test]
+    fn table_may_live_for_ever() {
+        assert_eq!((time_to_live("12h"), time_to_live("never")), (Ok(43_200), Ok(0)));
+        assert!(time_to_live("0s").is_err_and(|why| why.contains("never")));
     }
 
     #[test]

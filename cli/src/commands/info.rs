@@ -81,22 +81,26 @@ fn show(name: &TableName, info: &FlightInfo, schema: &SchemaRef, stats: &Value) 
 fn table_options(stats: &Value) -> Vec<(&'static str, String)> {
     let known = |key: &str| !stats[key].is_null();
     let shown = |name: &'static str, key: &str| known(key).then(|| (name, cell(key, &stats[key])));
-    let key = stats["shard_by"].as_array().filter(|columns| !columns.is_empty());
-    let key = key.map(|columns| columns.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));
+    let columns = |name: &'static str, key: &str| {
+        let columns = stats[key].as_array().filter(|columns| !columns.is_empty())?;
+        Some((name, columns.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")))
+    };
     let retention = stats["retention_s"].as_u64().map(|s| ("retention", span(s.saturating_mul(1000))));
     let time = |name: &'static str, key: &str| stats[key].as_i64().map(|ms| (name, output::utc(ms)));
     let rows = [
-        key.map(|columns| ("key", columns)),
+        columns("key", "shard_by"),
         shown("shards", "shards"),
         shown("replicas", "replicas"),
         shown("compression", "compression"),
         shown("max. endpoints", "max_endpoints"),
         (stats["preserve_batches"] == true).then(|| ("preserves", "batches, with app_metadata".to_string())),
         retention,
+        columns("statistics of", "stats_columns"),
         shown("parts", "parts"),
         shown("batches", "batches"),
         time("created (UTC)", "created_ms"),
         time("last write (UTC)", "changed_ms"),
+        time("expires (UTC)", "expires_ms"),
     ];
     rows.into_iter().flatten().collect()
 }
@@ -119,6 +123,7 @@ mod tests {
     fn table_options_show_what_the_cluster_reports() {
         let stats = json!({
             "shard_by": ["a", "b,c"], "shards": 6, "replicas": 2, "compression": "lz4", "retention_s": 900,
+            "stats_columns": ["b,c", "d"], "ttl_s": 60, "expires_ms": 1_700_000_061_000_u64,
             "parts": 1234, "batches": 56_789, "preserve_batches": true, "created_ms": 1_700_000_000_123_u64, "changed_ms": 1_700_000_001_000_u64,
         });
         let shown = table_options(&stats);
@@ -126,6 +131,8 @@ mod tests {
         assert_eq!((of("key"), of("shards"), of("parts")), (Some("a, b,c"), Some("6"), Some("1,234")));
         assert_eq!((of("retention"), of("last write (UTC)")), (Some("15 min"), Some("2023-11-14 22:13:21")));
         assert_eq!((of("batches"), of("preserves").is_some()), (Some("56,789"), true));
+        assert_eq!(of("expires (UTC)"), Some("2023-11-14 22:14:21"));
+        assert_eq!(of("statistics of"), Some("b,c, d"));
         let old = json!({ "shard_by": [], "batches": null, "preserve_batches": false });
         assert!(table_options(&old).is_empty(), "unknown of parts of an earlier version");
     }

@@ -153,6 +153,8 @@ fn options(put: &PutArgs) -> Options {
         compression: put.compression.map(Into::into),
         write_id: put.write_id.clone(),
         retention_s: put.retention,
+        ttl_s: put.ttl,
+        stats_columns: column_names(&put.stats_columns),
         ..Options::default()
     }
 }

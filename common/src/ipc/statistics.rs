@@ -42,7 +42,8 @@ pub use part_bounds::{MAX_PART_BOUNDS_BYTES, part_may_match};
 pub const STATISTICS_KEY: &str = "volley.statistics";
 /// Maximum bytes of the value of [`STATISTICS_KEY`].
 pub const MAX_STATISTICS_BYTES: usize = 256 << 10;
-/// Maximum number of columns of a part with statistics: the first ones of its schema that are orderable.
+/// Maximum number of columns of a part with statistics: those that its table names, or the first ones of its schema that are
+/// orderable.
 pub const MAX_STATISTICS_COLUMNS: usize = 64;
 
 /// What the value begins with.
@@ -78,10 +79,16 @@ struct ColumnEntries {
 }
 
 impl StatisticsBuilder {
-    /// Of a part without batches.
+    /// Of a part without batches: of the first columns.
     pub fn new(schema: &Schema) -> Self {
-        let fields = schema.fields().iter().enumerate();
-        let orderable = fields.filter(|(_, field)| is_orderable(field.data_type())).map(|(column, _)| column);
+        Self::of_columns(schema, 0..schema.fields().len())
+    }
+
+    /// Of a part without batches: of these columns, in this order, without those that have none.
+    pub fn of_columns(schema: &Schema, columns: impl IntoIterator<Item = usize>) -> Self {
+        let has_order =
+            |column: &usize| schema.fields().get(*column).is_some_and(|field| is_orderable(field.data_type()));
+        let orderable = columns.into_iter().filter(has_order);
         let columns = orderable.take(MAX_STATISTICS_COLUMNS).map(ColumnEntries::new).collect();
         StatisticsBuilder { columns, messages: Vec::new(), rows: Vec::new(), span: 1, max_bytes: MAX_MESSAGE_BYTES }
     }

@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{Options, TableAccess};
+use crate::ipc::statistics::MAX_STATISTICS_COLUMNS;
 use crate::{Error, Result};
 
 /// Maximum number of columns that a read can request, and the most bytes of each name.
@@ -83,6 +84,8 @@ impl Options {
             write_id,
             transaction,
             retention_s,
+            ttl_s,
+            stats_columns,
             preserve_batches,
             shareable_tickets,
         } = self;
@@ -101,6 +104,8 @@ impl Options {
             ("replicas", replicas.is_some(), OptionUse::Table),
             ("compression", compression.is_some(), OptionUse::Table),
             ("retention_s", retention_s.is_some(), OptionUse::Table),
+            ("ttl_s", ttl_s.is_some(), OptionUse::Table),
+            ("stats_columns", stats_columns.is_some(), OptionUse::Table),
             ("preserve_batches", preserve_batches.is_some(), OptionUse::Table),
             ("shareable_tickets", shareable_tickets.is_some(), OptionUse::Table),
         ];
@@ -146,10 +151,12 @@ fn set(options: &mut Options, name: &str, value: Value) -> Result<()> {
         "write_id" => options.write_id = read(name, value)?,
         "transaction" => options.transaction = read(name, value)?,
         "retention_s" => options.retention_s = read(name, value)?,
+        "ttl_s" => options.ttl_s = read(name, value)?,
+        "stats_columns" => options.stats_columns = read_columns(name, value, MAX_STATISTICS_COLUMNS)?,
         "preserve_batches" => options.preserve_batches = read(name, value)?,
         "shareable_tickets" => options.shareable_tickets = read_flag(name, value)?,
         _ => {
-            let known = "table, columns, version, where, limit, max_endpoints, decompress, mode, shards, shard_by, replicas, compression, write_id, transaction, retention_s, preserve_batches, shareable_tickets";
+            let known = "table, columns, version, where, limit, max_endpoints, decompress, mode, shards, shard_by, replicas, compression, write_id, transaction, retention_s, ttl_s, stats_columns, preserve_batches, shareable_tickets";
             return Err(Error::invalid(format!("there is no option {:?}: the options are {known}", cut(name))));
         }
     }
@@ -164,7 +171,7 @@ fn read<T: DeserializeOwned>(name: &str, value: Value) -> Result<Option<T>> {
             "mode" => "replace, create, append or create_append",
             "compression" => "none, lz4 or zstd",
             "preserve_batches" => "true or false",
-            "version" | "limit" | "retention_s" => "a whole number that is not negative",
+            "version" | "limit" | "retention_s" | "ttl_s" => "a whole number that is not negative",
             _ => "a whole number from 1 on",
         };
         Error::invalid(format!("option {name:?}: {expected} is expected, not {}", cut(&value.to_string())))
@@ -226,7 +233,7 @@ fn not_columns(name: &str, value: &Value) -> Error {
 /// A header's text as the JSON value of its option.
 pub(super) fn header_value(option: &str, text: &str) -> Value {
     match option {
-        "columns" | "shard_by" => text.split(',').map(|s| Value::String(s.trim().into())).collect(),
+        "columns" | "shard_by" | "stats_columns" => text.split(',').map(|s| Value::String(s.trim().into())).collect(),
         "table" | "mode" | "compression" | "write_id" | "transaction" | "where" => Value::String(text.into()),
         _ => match (text, text.parse::<u64>()) {
             ("true" | "false", _) => Value::Bool(text == "true"),

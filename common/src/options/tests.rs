@@ -60,6 +60,18 @@ fn retention_is_bounded_on_both_sides() {
 }
 
 #[test]
+fn time_to_live_may_be_none_and_is_bounded() {
+    let with = |seconds: u64| command(&format!(r#"{{"table": "t", "ttl_s": {seconds}}}"#));
+    for seconds in [0, 1, MAX_TTL_S] {
+        assert_eq!(with(seconds).unwrap().options.ttl_s, Some(seconds));
+    }
+    let error = with(MAX_TTL_S + 1).unwrap_err();
+    assert!(error.code == Code::InvalidArgument && error.message.contains("ttl_s"), "{error}");
+    let error = command(r#"{"table": "t", "ttl_s": -1}"#).unwrap_err();
+    assert!(error.message.contains("not negative"), "{error}");
+}
+
+#[test]
 fn client_listener_header_is_not_an_option() {
     let mut headers = MetadataMap::new();
     headers.insert(CLIENT_LISTENER_HEADER, "external".parse().unwrap());
@@ -187,6 +199,8 @@ fn option_of_another_request_is_refused_by_name() {
         (r#""replicas": 2"#, &[Put, Create]),
         (r#""compression": "lz4""#, &[Put, Create]),
         (r#""retention_s": 19"#, &[Put, Create]),
+        (r#""ttl_s": 60"#, &[Put, Create]),
+        (r#""stats_columns": ["k"]"#, &[Put, Create]),
         (r#""preserve_batches": true"#, &[Put, Create]),
         (r#""shareable_tickets": true"#, &[Put, Create]),
     ] {
@@ -215,6 +229,8 @@ fn long_values_are_cut_in_errors_and_bounded() {
         format!(r#"{{"table": "t", "transaction": "{long}"}}"#),
         format!(r#"{{"table": "t", "where": "{long}"}}"#),
         format!(r#"{{"table": "t", "shard_by": "{long}"}}"#),
+        format!(r#"{{"table": "t", "stats_columns": "{long}"}}"#),
+        format!(r#"{{"table": "t", "stats_columns": [{}"k"]}}"#, r#""k","#.repeat(64)),
         format!(r#"{{"table": "t", "columns": ["{long}"]}}"#),
         format!(r#"{{"table": "{long}"}}"#),
         format!(r#"{{"table": "t", "shard_by": [{}"k"]}}"#, r#""k","#.repeat(1000)),

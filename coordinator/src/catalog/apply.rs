@@ -103,6 +103,7 @@ impl Catalog {
         // A new write has no streams, whatever an earlier write of this id left.
         self.remove_staged(&op.id);
         self.upsert_write(write.clone());
+        self.note_spec(write.spec.as_ref());
         if write.fenced {
             self.note_fenced_write();
         }

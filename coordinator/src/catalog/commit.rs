@@ -217,6 +217,7 @@ impl Catalog {
         table.spec.clone_from(&op.spec);
         table.schema.clone_from(&op.schema);
         table.placement.clone_from(&op.placement);
+        self.note_spec(op.spec.as_ref());
         self.add_table(table.clone());
         Ok(reply::Reply::Table(table))
     }

@@ -1,6 +1,7 @@
-//! Expiry of leases, replaced versions, pins, finished writes and transactions, cancellations, service tokens, signing keys and ticket keys.
+//! Expiry of leases, tables, replaced versions, pins, finished writes and transactions, cancellations, service tokens, signing keys and
+//! ticket keys.
 
-use volley_common::wire::catalog::{Expire, Replaced, Table, Write, reply};
+use volley_common::wire::catalog::{Expire, ExpiredTables, Replaced, Table, Write, reply};
 use volley_common::{PartId, Result};
 
 use super::apply::done;
@@ -11,7 +12,8 @@ impl Catalog {
     /// Whether an `Expire` command would change anything. The leader checks once a second.
     ///
     /// Cheap: examines open writes, the oldest finished write, cancelled flights, the first token to expire, keys,
-    /// tables with replaced versions or pins, and only those parts whose retention has passed (a pin may still keep them).
+    /// tables that have expired, tables with replaced versions or pins, and only those parts whose retention has passed (a pin
+    /// may still keep them).
     pub fn needs_expiry(&self, now_ms: u64, limits: &Expire) -> bool {
         self.lapsed_writes(now_ms).next().is_some()
             || self.finished.expired(limits, now_ms).next().is_some()
@@ -19,6 +21,7 @@ impl Catalog {
             || self.cancelled.values().any(|c| c.until_ms < now_ms)
             || self.identity.needs_expiry(now_ms)
             || self.needs_ticket_key_step(now_ms)
+            || !self.expired_tables(now_ms).is_empty()
             || self
                 .aging
                 .iter()
@@ -49,7 +52,9 @@ impl Catalog {
         self.step_ticket_keys(now);
         let aging: Vec<u64> = self.aging.iter().copied().collect();
         aging.into_iter().for_each(|id| self.expire_table(id, now));
-        Ok(done())
+        // After writes whose lease has run out: these do not keep their tables.
+        let tables = self.drop_expired_tables(now);
+        Ok(if tables.is_empty() { done() } else { reply::Reply::Expired(ExpiredTables { tables }) })
     }
 
     /// Open writes whose lease has run out. Those of transactions end with these.

@@ -15,6 +15,8 @@
 //! | `compaction` | commands that replace small parts by fewer larger ones |
 //! | `coordinators` | commands that change the set of coordinators |
 //! | `expire` | leases, retention and other deadlines |
+//! | `time_to_live` | tables that expire |
+//! | `spec_features` | which options of tables every coordinator must know |
 //! | `identity`, `users`, `grants` | the rows of users, service tokens, grants and signing keys; the commands that change them |
 //! | `ticket_keys` | the keys that sign tickets, and their replacement |
 //! | `transactions`, `ended_transactions` | transactions: writes that one command makes visible; what is kept of those that ended |
@@ -51,10 +53,12 @@ mod quotas;
 pub mod replies;
 mod restore;
 pub mod rows;
+mod spec_features;
 mod staged;
 #[cfg(test)]
 mod tests;
 mod ticket_keys;
+mod time_to_live;
 mod transactions;
 mod usage;
 mod users;
@@ -67,7 +71,9 @@ use parts::PartIndex;
 pub use parts::{PartRow, Revision};
 pub use quotas::QuotaUsage;
 pub use rows::{Change, RowKey, SortKey};
+pub use spec_features::features_of;
 use staged::StagedStreams;
+pub use time_to_live::expires_ms;
 pub use transactions::written_already;
 pub use usage::TableUsage;
 
@@ -100,6 +106,8 @@ pub struct Catalog {
     clock_ms: u64,
     /// Ids of tables with replaced versions, pins or a drop: the only ones that expiry examines.
     aging: BTreeSet<u64>,
+    /// When tables expire, and their ids; only of existing tables that do.
+    expiring: BTreeSet<(u64, u64)>,
     /// Shard replicas that are placed on each node, over all existing tables.
     placed: BTreeMap<NodeId, u64>,
     /// Keys of the rows that commands changed since [`Catalog::take_changes`].
@@ -230,6 +238,7 @@ impl Catalog {
             self.names.insert(table.name.clone(), table.id);
             self.count_placement(&table);
             self.count_in_quotas(&table);
+            self.expiring.extend(expires_ms(&table).map(|at_ms| (at_ms, table.id)));
         }
         if table.dropped_ms != 0 || !table.replaced.is_empty() || !table.pins.is_empty() {
             self.aging.insert(table.id);
@@ -249,6 +258,9 @@ impl Catalog {
         self.aging.remove(&id);
         let Some(old) = self.tables.remove(&id) else { return };
         self.usage -= TableUsage::of_table(&old);
+        if let Some(at_ms) = expires_ms(&old) {
+            self.expiring.remove(&(at_ms, id));
+        }
         if old.dropped_ms == 0 {
             self.uncount_placement(&old);
             self.uncount_in_quotas(&old);

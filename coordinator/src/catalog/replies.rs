@@ -13,6 +13,7 @@ pub fn unexpected_reply(command: &str, reply: &Reply) -> Error {
         Reply::Table(_) => "a table",
         Reply::Restored(_) => "a restored version",
         Reply::Transaction(_) => "a transaction",
+        Reply::Expired(_) => "expired tables",
     };
     Error::internal(format!("the reply to {command} was {kind}"))
 }

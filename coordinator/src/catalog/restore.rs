@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use volley_common::wire::catalog::{Replaced, RestoreVersion, Restored, Table, WriteOutcome, reply};
+use volley_common::wire::catalog::{Replaced, RestoreVersion, Restored, Table, TableSpec, WriteOutcome, reply};
 use volley_common::{Error, PartId, Result};
 
 use super::commit::{end_oldest, promised_ms, replaced_by};
 use super::query::{no_table, readable, readable_text};
+use super::time_to_live::restored_ttl_ms;
 use super::{Catalog, PartRow};
 
 /// Maximum number of versions between whose restorations a part can be absent while all are readable. Bounds the size of its row.
@@ -113,7 +114,9 @@ impl Catalog {
         let end = replaced_by(table, table.version + 1, now);
         table.replaced.push(Replaced { until_ms: end.until_ms.max(latest), restored: old, ..end });
         table.version += 1;
-        (table.schema, table.spec) = (layout.schema, layout.spec);
+        let present = table.spec.as_ref().map_or(0, |spec| spec.ttl_ms);
+        let spec = layout.spec.map(|spec| TableSpec { ttl_ms: restored_ttl_ms(spec.ttl_ms, present), ..spec });
+        (table.schema, table.spec) = (layout.schema, spec);
         if !op.placement.is_empty() {
             table.placement.clone_from(&op.placement);
         }

@@ -14,6 +14,7 @@ mod replay;
 mod restore;
 mod tables;
 mod ticket_keys;
+mod time_to_live;
 mod transactions;
 mod users;
 mod versions;

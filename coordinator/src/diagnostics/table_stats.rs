@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use volley_common::wire::catalog::{Compression, DescriptorKind, Table};
 
-use crate::catalog::{Catalog, PartRow};
+use crate::catalog::{Catalog, PartRow, expires_ms};
 
 /// A table as actions report it.
 pub fn table_json(table: &Table) -> Value {
@@ -25,6 +25,9 @@ pub fn table_json(table: &Table) -> Value {
         "max_endpoints": (spec.max_endpoints != 0).then_some(spec.max_endpoints),
         "preserve_batches": spec.preserve_batches,
         "shareable_tickets": spec.shareable_tickets,
+        "ttl_s": (spec.ttl_ms != 0).then_some(spec.ttl_ms / 1000),
+        "expires_ms": expires_ms(table),
+        "stats_columns": (!spec.stats_columns.is_empty()).then_some(&spec.stats_columns),
     })
 }
 
@@ -66,9 +69,20 @@ pub fn totals_json(catalog: &Catalog) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use volley_common::wire::catalog::Part;
+    use volley_common::wire::catalog::{Part, TableSpec};
 
     use super::*;
+
+    #[test]
+    fn table_that_expires_says_when() {
+        let table = |ttl_ms| {
+            let spec = Some(TableSpec { ttl_ms, ..TableSpec::default() });
+            table_json(&Table { spec, changed_ms: 1_000, ..Table::default() })
+        };
+        assert_eq!((&table(60_000)["ttl_s"], &table(60_000)["expires_ms"]), (&json!(60), &json!(61_000)));
+        assert!(table(0)["ttl_s"].is_null() && table(0)["expires_ms"].is_null());
+        assert_eq!(table(u64::MAX)["expires_ms"], json!(u64::MAX));
+    }
 
     #[test]
     fn batches_of_a_version_are_unknown_if_one_part_is() {

@@ -321,6 +321,8 @@ pub fn table_options(options: &Options) -> TableOptions {
         replicas: options.replicas,
         compression: options.compression.map(Compression::from),
         retention_ms: options.retention_s.map(|seconds| seconds.saturating_mul(1000)),
+        ttl_ms: options.ttl_s.map(|seconds| seconds.saturating_mul(1000)),
+        stats_columns: options.stats_columns.clone(),
         max_endpoints: options.max_endpoints,
         preserve_batches: options.preserve_batches,
         shareable_tickets: options.shareable_tickets,

@@ -10,8 +10,9 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use volley_common::options::fields::cut;
 use volley_common::options::sql::is_sql_action;
 use volley_common::options::{Mode, TableRequest};
+use volley_common::session_cookie::{SESSION_COOKIE, SessionCookie};
 use volley_common::wire::catalog::{Compression, DescriptorKind, Node, WriteMode, WriteState};
-use volley_common::wire::cluster::{BeginWriteRequest, CommitWriteRequest};
+use volley_common::wire::cluster::{BeginWriteRequest, ColumnNames, CommitWriteRequest};
 use volley_common::{Error, NodeId, Result, TransactionId, clock};
 
 use super::action_bodies::{
@@ -22,7 +23,7 @@ use super::call_context::CallContext;
 use super::flight_info::timestamp;
 use super::identity_bodies::PrefixBody;
 use super::rights::{self, CallRights, Requirement};
-use super::session_options::{COOKIE, FlightSessions, session_id};
+use super::session_options::FlightSessions;
 use super::{admin_actions, begun_write, identity_actions};
 use crate::catalog::Catalog;
 use crate::client_listener::{ClientListener, node_address};
@@ -138,7 +139,8 @@ impl ActionRunner {
             "RenewFlightEndpoint" => self.renew_endpoint(body, call).await,
             "SetSessionOptions" => self.set_session(body, metadata, call),
             "GetSessionOptions" => {
-                let options = self.sessions.current(call.access().name(), session_id(metadata).as_deref());
+                let cookie = SessionCookie::of_headers(metadata.as_ref());
+                let options = self.sessions.current(call.access().name(), cookie.as_ref());
                 Ok(ActionReply::bytes(options.encode_to_vec()))
             }
             "CloseSession" => self.close_session(metadata, call),
@@ -245,6 +247,8 @@ impl ActionRunner {
             staged: true,
             attempt: rand::random_range(1..=u64::MAX),
             retention_ms: table_options.retention_ms,
+            ttl_ms: table_options.ttl_ms,
+            stats_columns: table_options.stats_columns.map(|names| ColumnNames { names }),
             max_endpoints: table_options.max_endpoints,
             preserve_batches: table_options.preserve_batches,
             shareable_tickets: table_options.shareable_tickets,
@@ -352,15 +356,16 @@ impl ActionRunner {
     }
 
     fn set_session(&self, body: &[u8], metadata: &MetadataMap, call: &CallContext) -> Result<ActionReply> {
-        let (result, created) = self.sessions.set(call.access().name(), session_id(metadata), body)?;
-        let cookie = created.map(|id| cookie(&format!("{COOKIE}={id}"))).transpose()?;
+        let sent = SessionCookie::of_headers(metadata.as_ref());
+        let (result, changed) = self.sessions.set(call.access().name(), sent.as_ref(), body)?;
+        let cookie = changed.map(|changed| cookie(&changed.to_header())).transpose()?;
         Ok(ActionReply { cookie, ..ActionReply::bytes(result.encode_to_vec()) })
     }
 
     fn close_session(&self, metadata: &MetadataMap, call: &CallContext) -> Result<ActionReply> {
-        let id = session_id(metadata);
-        let result = self.sessions.close(call.access().name(), id.as_deref());
-        let cookie = id.map(|_| cookie(&format!("{COOKIE}=; Max-Age=0"))).transpose()?;
+        let sent = SessionCookie::of_headers(metadata.as_ref());
+        let result = self.sessions.close(call.access().name(), sent.as_ref());
+        let cookie = sent.map(|_| cookie(&format!("{SESSION_COOKIE}=; Max-Age=0"))).transpose()?;
         Ok(ActionReply { cookie, ..ActionReply::bytes(result.encode_to_vec()) })
     }
 }

@@ -1,17 +1,16 @@
 //! Session options: a client sets them, and this member keeps them in memory under a cookie.
 //!
-//! Statements run at nodes, which keep no sessions: options that they would have to follow are refused, except for the values that
-//! always hold.
+//! Statements run at nodes, which keep no sessions. So the time limit of statements is in the cookie itself, and holds at every
+//! member, also at one that does not know the session. Other options that statements would have to follow are refused, except for
+//! the values that always hold.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use parking_lot::Mutex;
 use prost::Message;
-use tonic::metadata::MetadataMap;
+use volley_common::session_cookie::{SessionCookie, StatementTimeout, TimeoutForm};
 use volley_common::{Error, Result};
 
-/// The cookie with the session's id.
-pub const COOKIE: &str = "arrow_flight_session_id";
 /// Maximum number of sessions at a time; the oldest is dropped for a further one.
 const MAX_SESSIONS: usize = 1024;
 /// Maximum number of options of a session.
@@ -102,8 +101,10 @@ const ALWAYS_INVALID: &str = "lol_invalid";
 
 /// The options of every session, and their only values: the catalog and the schema of names without one.
 const FIXED: [(&str, &str); 2] = [("catalog", "volley"), ("schema", "default")];
-/// Options that would limit the time of statements.
-const TIME_LIMITS: [&str; 2] = ["statement_timeout", "statement_timeout_s"];
+/// The option that limits the time of statements.
+const STATEMENT_TIMEOUT: &str = "statement_timeout";
+/// What it might be taken for: the name of the setting of nodes.
+const TIMEOUT_SETTING: &str = "statement_timeout_s";
 
 /// All sessions of this member.
 #[derive(Default)]
@@ -128,16 +129,29 @@ struct SessionOptions {
 }
 
 impl FlightSessions {
-    /// Sets options for a principal. A client without a session gets a new one, whose id is returned.
+    /// Sets options for a principal, whose client has sent this cookie. Returns the cookie that it gets: if it has no session, or
+    /// sets another time limit.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT: the body is not a valid message, or names another catalog or schema than that of all sessions.
-    /// UNIMPLEMENTED: a limit of time. None of the options is set then.
-    pub fn set(&self, owner: &str, id: Option<String>, body: &[u8]) -> Result<(SetSessionResult, Option<String>)> {
-        let request = SessionOptionMap::decode(body).map_err(|e| Error::invalid(format!("SetSessionOptions: {e}")))?;
+    /// INVALID_ARGUMENT: the body is not a valid message, or names another catalog or schema than that of all sessions, or a time
+    /// limit that is none. None of the options is set then.
+    pub fn set(
+        &self,
+        owner: &str,
+        cookie: Option<&SessionCookie>,
+        body: &[u8],
+    ) -> Result<(SetSessionResult, Option<SessionCookie>)> {
+        let mut request =
+            SessionOptionMap::decode(body).map_err(|e| Error::invalid(format!("SetSessionOptions: {e}")))?;
         request.options.iter().try_for_each(|(name, option)| check_supported(name, option))?;
+        let before = cookie.and_then(|cookie| cookie.statement_timeout);
+        let statement_timeout = match request.options.remove(STATEMENT_TIMEOUT) {
+            Some(option) => timeout_of(&option)?,
+            None => before,
+        };
         let mut table = self.0.lock();
-        let known = id.map(|id| (owner.to_string(), id)).filter(|key| table.sessions.contains_key(key));
+        let known = cookie.map(|cookie| (owner.to_string(), cookie.id.clone()));
+        let known = known.filter(|key| table.sessions.contains_key(key));
         let is_new = known.is_none();
         let key = known.unwrap_or_else(|| table.create(owner));
         let mut session = table.take(&key).unwrap_or_else(|| SessionOptions::new(&key));
@@ -148,32 +162,37 @@ impl FlightSessions {
             }
         }
         table.put(key.clone(), session);
-        Ok((SetSessionResult { errors }, is_new.then_some(key.1)))
+        let is_changed = is_new || statement_timeout != before;
+        let cookie = is_changed.then_some(SessionCookie { id: key.1, statement_timeout });
+        Ok((SetSessionResult { errors }, cookie))
     }
 
-    /// What clients are told: what a principal's session has set, and the catalog and the schema that apply. The latter not to
-    /// one that has set only other options: Flight's integration tests want these back and no more.
-    pub fn current(&self, owner: &str, id: Option<&str>) -> SessionOptionMap {
-        let mut current = self.get(owner, id);
+    /// What a client with this cookie is told: what its session has set, and the catalog and the schema that apply. The latter not
+    /// to one that has set only other options: Flight's integration tests want these back and no more.
+    pub fn current(&self, owner: &str, cookie: Option<&SessionCookie>) -> SessionOptionMap {
+        let mut current = self.get(owner, cookie);
         let options = &mut current.options;
         if options.is_empty() || FIXED.iter().any(|(name, _)| options.contains_key(*name)) {
             let fixed = FIXED.map(|(name, value)| (name.to_string(), SessionOptionValue::String(value.into())));
             options.extend(fixed.map(|(name, value)| (name, SessionOption { value: Some(value) })));
         }
+        if let Some(timeout) = cookie.and_then(|cookie| cookie.statement_timeout) {
+            options.insert(STATEMENT_TIMEOUT.into(), SessionOption { value: Some(timeout_value(timeout)) });
+        }
         current
     }
 
-    /// What a principal's session has set; empty without a session.
-    pub fn get(&self, owner: &str, id: Option<&str>) -> SessionOptionMap {
+    /// What a principal's session has set, without its time limit; empty without a session.
+    pub fn get(&self, owner: &str, cookie: Option<&SessionCookie>) -> SessionOptionMap {
         let table = self.0.lock();
-        let session = id.and_then(|id| table.sessions.get(&(owner.to_string(), id.to_string())));
+        let session = cookie.and_then(|cookie| table.sessions.get(&(owner.to_string(), cookie.id.clone())));
         SessionOptionMap { options: session.map(|session| session.options.clone()).unwrap_or_default() }
     }
 
     /// Closes a principal's session. An unknown session counts as closed.
-    pub fn close(&self, owner: &str, id: Option<&str>) -> CloseSessionResult {
-        if let Some(id) = id {
-            self.0.lock().take(&(owner.to_string(), id.to_string()));
+    pub fn close(&self, owner: &str, cookie: Option<&SessionCookie>) -> CloseSessionResult {
+        if let Some(cookie) = cookie {
+            self.0.lock().take(&(owner.to_string(), cookie.id.clone()));
         }
         CloseSessionResult { status: CLOSED }
     }
@@ -237,12 +256,36 @@ impl SessionOptions {
     }
 }
 
-/// Checks that an option is not one that statements would have to follow. Without a value it is removed, which changes nothing.
+/// The time limit that an option sets. Without a value it is removed.
+fn timeout_of(option: &SessionOption) -> Result<Option<StatementTimeout>> {
+    match &option.value {
+        None => Ok(None),
+        Some(SessionOptionValue::String(text)) => StatementTimeout::of_text(text),
+        Some(SessionOptionValue::Int64(seconds)) => StatementTimeout::of_seconds(*seconds as f64, TimeoutForm::Integer),
+        Some(SessionOptionValue::Double(seconds)) => StatementTimeout::of_seconds(*seconds, TimeoutForm::Double),
+        Some(SessionOptionValue::Bool(_) | SessionOptionValue::Strings(_)) => Err(Error::invalid(format!(
+            "the option {STATEMENT_TIMEOUT} is a number of seconds, or a text with a unit as in 30s"
+        ))),
+    }
+}
+
+/// A time limit as it was set.
+fn timeout_value(timeout: StatementTimeout) -> SessionOptionValue {
+    match timeout.form {
+        TimeoutForm::Text => SessionOptionValue::String(timeout.to_text()),
+        // A client that made the cookie itself may have a fraction of a second in it.
+        TimeoutForm::Integer => SessionOptionValue::Int64(timeout.ms.div_ceil(1000) as i64),
+        TimeoutForm::Double => SessionOptionValue::Double(timeout.duration().as_secs_f64()),
+    }
+}
+
+/// Checks that an option is not one that statements would have to follow, and cannot. Without a value it is removed, which changes
+/// nothing.
 fn check_supported(name: &str, option: &SessionOption) -> Result<()> {
     let Some(value) = &option.value else { return Ok(()) };
-    if TIME_LIMITS.contains(&name) {
-        return Err(Error::unimplemented(format!(
-            "{name} cannot be set for a session, because statements run at nodes, which keep no sessions: give the calls a deadline, as setQueryTimeout of JDBC and adbc.flight.sql.rpc.timeout_seconds.fetch of ADBC do; for all clients the setting statement_timeout_s of the nodes is the limit"
+    if name == TIMEOUT_SETTING {
+        return Err(Error::invalid(format!(
+            "{name} is the setting of the nodes, which limits all statements: the option of a session is {STATEMENT_TIMEOUT}"
         )));
     }
     let Some((_, fixed)) = FIXED.iter().find(|(fixed, _)| *fixed == name) else { return Ok(()) };
@@ -264,13 +307,6 @@ fn option_bytes(name: &str, option: &SessionOption) -> usize {
         _ => 0,
     };
     OPTION_OVERHEAD + name.len() + option.encoded_len() + strings
-}
-
-/// The session's id from the cookies of a call.
-pub fn session_id(metadata: &MetadataMap) -> Option<String> {
-    let cookies = metadata.get_all("cookie").iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(name, _)| *name == COOKIE).map(|(_, id)| id.trim_matches('"').to_string())
 }
 
 #[cfg(test)]

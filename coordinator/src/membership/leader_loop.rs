@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
-use volley_common::wire::catalog::Expire;
+use volley_common::clock::span;
 use volley_common::wire::catalog::command::Op;
+use volley_common::wire::catalog::reply::Reply;
+use volley_common::wire::catalog::{Expire, ExpiredTable};
 use volley_common::wire::cluster::CancelledFlights;
 use volley_common::wire::cluster::node_order::What;
 use volley_common::{NodeId, Result};
@@ -115,8 +117,10 @@ impl NodeMembership {
             let catalog = self.raft.view();
             catalog.needs_expiry(now_ms, &limits).then(|| catalog.expiry_step(&limits, now_ms))
         };
-        if let Some(step) = step {
-            self.raft.propose_if_leader(Op::Expire(step)).await?;
+        if let Some(step) = step
+            && let Reply::Expired(expired) = self.raft.propose_if_leader(Op::Expire(step)).await?
+        {
+            expired.tables.iter().for_each(report_expired);
         }
         Ok(())
     }
@@ -185,4 +189,10 @@ impl NodeMembership {
             self.broadcast(&What::Cancelled(CancelledFlights { flights: cancelled }));
         }
     }
+}
+
+fn report_expired(expired: &ExpiredTable) {
+    let (table, ttl) = (expired.table.join("/"), span(expired.ttl_ms));
+    let (version, rows) = (expired.version, expired.rows);
+    tracing::info!(%table, version, rows, ttl, "a table expired and was dropped; `volley restore` brings it back while its retention lasts");
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 
 use volley_common::ipc::schema::parse_schema;
+use volley_common::ipc::statistics::{MAX_STATISTICS_COLUMNS, is_orderable};
+use volley_common::options::fields::cut;
 use volley_common::partition::Partitioner;
 use volley_common::placement::{Candidate, ReplicaCounts, place};
 use volley_common::wire::catalog::{Compression, Node, ShardPlacement, Table, TableSpec};
@@ -33,6 +35,10 @@ pub struct TableOptions {
     pub compression: Option<Compression>,
     /// How long replaced parts are kept, milliseconds.
     pub retention_ms: Option<u64>,
+    /// How long after its last write the table is dropped, milliseconds; 0: never.
+    pub ttl_ms: Option<u64>,
+    /// The columns of which parts have statistics; none: the first ones with an order.
+    pub stats_columns: Option<Vec<String>>,
     /// Maximum number of endpoints for readers that request no number.
     pub max_endpoints: Option<u32>,
     /// Whether batches are stored as they are put, each with its `app_metadata`.
@@ -92,6 +98,9 @@ impl TableOptions {
         if preserve_batches && !shard_by.is_empty() {
             return Err(both_keys_and_batches(&shard_by));
         }
+        let stats_columns = self.stats_columns.clone().or_else(|| old.map(|old| old.stats_columns.clone()));
+        let stats_columns = stats_columns.unwrap_or_default();
+        check_distinct(&stats_columns)?;
         Ok(TableSpec {
             shards: self.shards.or(old.map(|old| old.shards)).unwrap_or(known.clamp(1, MAX_DEFAULT_SHARDS)),
             shard_by,
@@ -102,7 +111,35 @@ impl TableOptions {
             max_endpoints: self.max_endpoints.or(old.map(|old| old.max_endpoints)).unwrap_or_default(),
             preserve_batches,
             shareable_tickets: self.shareable_tickets.or(old.map(|old| old.shareable_tickets)).unwrap_or_default(),
+            ttl_ms: self.ttl_ms.or(old.map(|old| old.ttl_ms)).unwrap_or_default(),
+            stats_columns,
         })
+    }
+
+    /// These options, of a table that is to be temporary if `default_ms` is not 0: it expires, after this time unless the client
+    /// named another. `old`: the options of the table if it exists; it keeps its time, unless the client named another.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION: the table exists and does not expire. INVALID_ARGUMENT: the client wants it not to expire.
+    pub fn temporary(mut self, name: &TableName, default_ms: u64, old: Option<&TableSpec>) -> Result<Self> {
+        if default_ms == 0 {
+            return Ok(self);
+        }
+        if self.ttl_ms == Some(0) {
+            return Err(Error::invalid(format!(
+                "table {name:?} is to be temporary, and with ttl_s = 0 it would not expire: leave one of both out"
+            )));
+        }
+        match old {
+            Some(old) if old.ttl_ms == 0 => Err(Error::precondition(format!(
+                "table {name:?} exists and is not temporary, it does not expire (ttl_s): choose another name, or leave out that the rows are temporary"
+            ))),
+            Some(_) => Ok(self),
+            None => {
+                self.ttl_ms.get_or_insert(default_ms);
+                Ok(self)
+            }
+        }
     }
 
     /// Checks that an append does not request another layout than the table has.
@@ -118,6 +155,8 @@ impl TableOptions {
             ("replicas", self.replicas.map(|n| n.to_string()), spec.replicas.to_string()),
             ("compression", self.compression.map(|c| compression(c as i32)), compression(spec.compression)),
             ("retention_s", self.retention_ms.map(seconds), seconds(spec.retention_ms)),
+            ("ttl_s", self.ttl_ms.map(seconds), seconds(spec.ttl_ms)),
+            ("stats_columns", self.stats_columns.as_deref().map(keys), keys(&spec.stats_columns)),
             ("max_endpoints", self.max_endpoints.map(|n| n.to_string()), limit_text(spec.max_endpoints)),
             ("preserve_batches", self.preserve_batches.map(|keep| keep.to_string()), spec.preserve_batches.to_string()),
             (
@@ -145,6 +184,22 @@ fn both_keys_and_batches(keys: &[String]) -> Error {
     ))
 }
 
+/// Checks how many columns there are for statistics, and that none is named twice.
+fn check_distinct(columns: &[String]) -> Result<()> {
+    if columns.len() > MAX_STATISTICS_COLUMNS {
+        let count = columns.len();
+        return Err(Error::invalid(format!(
+            "option \"stats_columns\": {count} columns are more than the limit of {MAX_STATISTICS_COLUMNS}"
+        )));
+    }
+    match columns.iter().enumerate().find(|(at, column)| columns[..*at].contains(column)) {
+        None => Ok(()),
+        Some((_, twice)) => {
+            Err(Error::invalid(format!("option \"stats_columns\" names the column {:?} twice", cut(twice))))
+        }
+    }
+}
+
 fn seconds(ms: u64) -> String {
     if ms.is_multiple_of(1000) { (ms / 1000).to_string() } else { format!("{}.{:03}", ms / 1000, ms % 1000) }
 }
@@ -168,6 +223,32 @@ pub fn check_keys(name: &TableName, schema: &[u8], spec: &TableSpec) -> Result<(
     }
     let at = || format!("table {name:?}");
     Partitioner::new(&schema, &spec.shard_by, spec.shards).map(|_| ()).map_err(|e| e.at(at()))
+}
+
+/// Checks that the schema has the columns that a table names for its statistics, and that these have an order. An empty `schema`
+/// is not known yet and passes.
+///
+/// # Errors
+/// INVALID_ARGUMENT, naming the column.
+pub fn check_stats_columns(name: &TableName, schema: &[u8], spec: &TableSpec) -> Result<()> {
+    if schema.is_empty() || spec.stats_columns.is_empty() {
+        return Ok(());
+    }
+    let schema = parse_schema(schema).map_err(|e| e.at("the schema"))?;
+    for column in &spec.stats_columns {
+        let mut named = schema.fields().iter().filter(|field| field.name() == column);
+        let why = match (named.next(), named.next()) {
+            (None, _) => "which there is not: name others, or give [] for the first columns with an order".to_string(),
+            (Some(_), Some(_)) => "a name that several columns have: leave it out".to_string(),
+            (Some(field), None) if is_orderable(field.data_type()) => continue,
+            (Some(field), None) => format!("whose type {} has no order: leave it out", field.data_type()),
+        };
+        let column = cut(column);
+        return Err(Error::invalid(format!(
+            "table {name:?}: option \"stats_columns\" names the column {column:?}, {why}"
+        )));
+    }
+    Ok(())
 }
 
 /// The placement of a table on `targets`: the existing one (`old`) if it is still valid, else a new one by the hash ring.
@@ -208,115 +289,4 @@ fn load(catalog: &Catalog, old: Option<&Table>) -> ReplicaCounts {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use volley_common::Code;
-
-    use super::*;
-
-    const RETENTION: u64 = 900_000;
-
-    fn nodes(known: usize, live: usize) -> NodeCounts {
-        NodeCounts { known, live }
-    }
-
-    fn spec(shards: u32, replicas: u32) -> TableSpec {
-        TableSpec { shards, replicas, min_copies: replicas / 2 + 1, retention_ms: 1_000, ..TableSpec::default() }
-    }
-
-    #[test]
-    fn default_shards_and_replicas_follow_the_known_nodes() {
-        let of = |known| TableOptions::default().spec(None, nodes(known, 2.min(known)), RETENTION).unwrap();
-        assert_eq!((of(1).shards, of(1).replicas, of(1).min_copies), (1, 1, 1));
-        assert_eq!((of(4).shards, of(4).replicas, of(4).min_copies), (4, 2, 2));
-        assert_eq!((of(40).shards, of(40).retention_ms), (MAX_DEFAULT_SHARDS, RETENTION));
-    }
-
-    #[test]
-    fn default_replicas_are_not_fewer_while_nodes_restart() {
-        let error = TableOptions::default().spec(None, nodes(3, 1), RETENTION).unwrap_err();
-        assert_eq!(error.code, Code::Unavailable, "{error}");
-        assert!(error.message.contains("1 of the cluster's 3 nodes"), "{error}");
-        let one = TableOptions { replicas: Some(1), ..TableOptions::default() };
-        assert_eq!(one.spec(None, nodes(3, 1), RETENTION).unwrap().min_copies, 1);
-    }
-
-    #[test]
-    fn missing_options_come_from_the_existing_table() {
-        let mut old = spec(7, 3);
-        old.shard_by = vec!["k".into()];
-        let same = TableOptions::default().spec(Some(&old), nodes(4, 4), RETENTION).unwrap();
-        assert_eq!(same, old);
-        let options =
-            TableOptions { shards: Some(2), shard_by: vec!["j".into()], replicas: Some(1), ..TableOptions::default() };
-        let new = options.spec(Some(&old), nodes(4, 4), RETENTION).unwrap();
-        assert_eq!((new.shards, new.replicas, new.min_copies, new.shard_by), (2, 1, 1, vec!["j".to_string()]));
-        let of_earlier_version = TableSpec { retention_ms: 0, ..old };
-        let new = TableOptions::default().spec(Some(&of_earlier_version), nodes(4, 4), RETENTION).unwrap();
-        assert_eq!(new.retention_ms, RETENTION);
-    }
-
-    #[test]
-    fn more_replicas_than_live_nodes_can_acknowledge_fail() {
-        let three = TableOptions { replicas: Some(3), ..TableOptions::default() };
-        assert_eq!(three.spec(None, nodes(2, 2), RETENTION).unwrap().min_copies, 2);
-        let error = three.spec(None, nodes(1, 1), RETENTION).unwrap_err();
-        assert!(error.message.contains("3 replicas need 2 live nodes"), "{error}");
-        assert_eq!(error.code, Code::FailedPrecondition, "no call to another coordinator can succeed");
-        assert_eq!(three.spec(None, nodes(3, 1), RETENTION).unwrap_err().code, Code::Unavailable, "they may return");
-    }
-
-    #[test]
-    fn append_cannot_change_the_layout() {
-        let name: TableName = "a/t".parse().unwrap();
-        let has = spec(4, 2);
-        TableOptions { shards: Some(4), replicas: Some(2), ..TableOptions::default() }
-            .check_append(&name, &has)
-            .unwrap();
-        let rejected = |options: TableOptions| options.check_append(&name, &has).unwrap_err().message;
-        assert!(rejected(TableOptions { shards: Some(5), ..TableOptions::default() }).contains("shards = 4"));
-        assert!(
-            rejected(TableOptions { shard_by: vec!["k".into()], ..TableOptions::default() }).contains("shard_by = []")
-        );
-        assert!(rejected(TableOptions { replicas: Some(1), ..TableOptions::default() }).contains("replicas = 2"));
-        let other = TableOptions { compression: Some(Compression::Zstd), ..TableOptions::default() };
-        assert!(rejected(other).contains("compression = none"));
-        assert!(rejected(TableOptions { retention_ms: Some(9000), ..TableOptions::default() }).contains("retention_s"));
-        assert!(rejected(TableOptions { max_endpoints: Some(1), ..TableOptions::default() }).contains("no limit"));
-        let whole = TableOptions { preserve_batches: Some(true), ..TableOptions::default() };
-        assert!(rejected(whole).contains("preserve_batches = false"));
-        let shared = TableOptions { shareable_tickets: Some(true), ..TableOptions::default() };
-        assert!(rejected(shared).contains("shareable_tickets = false"));
-    }
-
-    #[test]
-    fn shareable_tickets_are_off_unless_chosen_and_then_kept() {
-        let spec_of = |share, old| {
-            let options = TableOptions { shareable_tickets: share, ..TableOptions::default() };
-            options.spec(old, nodes(2, 2), RETENTION).unwrap()
-        };
-        assert!(!spec_of(None, None).shareable_tickets);
-        let shared = spec_of(Some(true), None);
-        assert!(shared.shareable_tickets && spec_of(None, Some(&shared)).shareable_tickets);
-        assert!(!spec_of(Some(false), Some(&shared)).shareable_tickets);
-    }
-
-    #[test]
-    fn preserve_batches_is_kept_and_excludes_keys() {
-        let spec_of = |options: &TableOptions, old| options.spec(old, nodes(2, 2), RETENTION);
-        let keep = |keep, keys: &[&str]| TableOptions {
-            preserve_batches: keep,
-            shard_by: keys.iter().map(ToString::to_string).collect(),
-            ..TableOptions::default()
-        };
-        let kept = spec_of(&keep(Some(true), &[]), None).unwrap();
-        assert!(kept.preserve_batches && spec_of(&keep(None, &[]), Some(&kept)).unwrap().preserve_batches);
-        assert!(!spec_of(&keep(Some(false), &["k"]), Some(&kept)).unwrap().preserve_batches);
-        let keyed = TableSpec { shard_by: vec!["k".into()], ..spec(2, 1) };
-        let both = [spec_of(&keep(Some(true), &["k"]), None), spec_of(&keep(None, &["k"]), Some(&kept))];
-        for result in both.into_iter().chain([spec_of(&keep(Some(true), &[]), Some(&keyed))]) {
-            let error = result.unwrap_err();
-            assert_eq!(error.code, Code::InvalidArgument);
-            assert!(error.message.contains("shard_by = [\"k\"]"), "{error}");
-        }
-    }
-}
+mod tests;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use volley_common::net::AddressMap;
 use volley_common::wire::raft as wire;
-use volley_common::wire::{PROTOCOL, QUERY_RESULT_FEATURES};
+use volley_common::wire::{FEATURES, PROTOCOL};
 use volley_common::{Error, Result};
 
 use super::config::RaftConfig;
@@ -151,7 +151,7 @@ impl RaftContext {
             store: self.store.id(),
             list: self.config.peers.iter().map(peer).collect(),
             status: wire::MembershipStatus::Unspecified as i32,
-            features: QUERY_RESULT_FEATURES,
+            features: FEATURES,
             tls_failures: self.tls_failures.get().map(|failures| failures()).unwrap_or_default(),
             exposures: self.exposures.get().cloned().unwrap_or_default(),
         })

@@ -7,14 +7,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use volley_common::wire::catalog::command::Op;
+use volley_common::wire::catalog::{BeginWrite, TableSpec};
 use volley_common::wire::{
-    FENCED_WRITE_FEATURES, IDENTITY_FEATURES, PART_STATISTICS_FEATURES, QUERY_RESULT_FEATURES, TRANSACTION_FEATURES,
+    FENCED_WRITE_FEATURES, IDENTITY_FEATURES, PART_STATISTICS_FEATURES, QUERY_RESULT_FEATURES, STATS_COLUMNS_FEATURES,
+    TABLE_TTL_FEATURES, TRANSACTION_FEATURES,
 };
 use volley_common::{Error, Result};
 
 use super::context::RaftContext;
 use super::membership::peer_identity::query_all;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, features_of};
 
 /// How long a command waits to learn what the other coordinators know, if it can do without that.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -32,16 +34,22 @@ pub enum CatalogFeature {
     FencedWrites,
     /// Results of queries.
     QueryResults,
+    /// Tables that expire.
+    TableTtl,
+    /// Tables that name the columns of their statistics.
+    StatsColumns,
 }
 
 impl CatalogFeature {
-    /// All of them.
-    pub const ALL: [CatalogFeature; 5] = [
+    /// All of them, the oldest first: who knows one knows those before it.
+    pub const ALL: [CatalogFeature; 7] = [
         CatalogFeature::Identities,
         CatalogFeature::Transactions,
         CatalogFeature::PartStatistics,
         CatalogFeature::FencedWrites,
         CatalogFeature::QueryResults,
+        CatalogFeature::TableTtl,
+        CatalogFeature::StatsColumns,
     ];
 
     /// What a command needs. Those that remove such rows change nothing where there are none.
@@ -54,11 +62,24 @@ impl CatalogFeature {
             | Op::SetQuota(_)
             | Op::ResetAdministrator(_)
             | Op::RotateTicketKey(_) => Some(CatalogFeature::Identities),
-            Op::BeginWrite(begin) if !begin.transaction.is_empty() => Some(CatalogFeature::Transactions),
+            Op::BeginWrite(begin) => Self::needed_by_write(begin),
+            Op::CreateTable(create) => Self::needed_by_table(create.spec.as_ref()),
             Op::EndTransaction(_) => Some(CatalogFeature::Transactions),
-            Op::BeginWrite(begin) if begin.query_result => Some(CatalogFeature::QueryResults),
             _ => None,
         }
+    }
+
+    /// The newest one that a write needs.
+    fn needed_by_write(begin: &BeginWrite) -> Option<Self> {
+        let of_transaction = (!begin.transaction.is_empty()).then_some(CatalogFeature::Transactions);
+        let of_result = begin.query_result.then_some(CatalogFeature::QueryResults);
+        Self::needed_by_table(begin.spec.as_ref()).or(of_result).or(of_transaction)
+    }
+
+    /// What the options of a table need.
+    fn needed_by_table(spec: Option<&TableSpec>) -> Option<Self> {
+        let features = features_of(spec);
+        Self::ALL.into_iter().rfind(|feature| feature.least() == features)
     }
 
     /// Whether a catalog has had such commands: then every coordinator knows them, and every new one must.
@@ -69,6 +90,8 @@ impl CatalogFeature {
             CatalogFeature::PartStatistics => catalog.has_part_statistics(),
             CatalogFeature::FencedWrites => catalog.has_had_fenced_writes(),
             CatalogFeature::QueryResults => catalog.has_had_query_results(),
+            CatalogFeature::TableTtl => catalog.required_features() >= TABLE_TTL_FEATURES,
+            CatalogFeature::StatsColumns => catalog.required_features() >= STATS_COLUMNS_FEATURES,
         }
     }
 
@@ -80,6 +103,8 @@ impl CatalogFeature {
             CatalogFeature::PartStatistics => PART_STATISTICS_FEATURES,
             CatalogFeature::FencedWrites => FENCED_WRITE_FEATURES,
             CatalogFeature::QueryResults => QUERY_RESULT_FEATURES,
+            CatalogFeature::TableTtl => TABLE_TTL_FEATURES,
+            CatalogFeature::StatsColumns => STATS_COLUMNS_FEATURES,
         }
     }
 
@@ -91,6 +116,8 @@ impl CatalogFeature {
             CatalogFeature::PartStatistics => "statistics of parts",
             CatalogFeature::FencedWrites => "fenced staged writes",
             CatalogFeature::QueryResults => "results of queries",
+            CatalogFeature::TableTtl => "tables that expire (ttl_s)",
+            CatalogFeature::StatsColumns => "columns of statistics (stats_columns)",
         }
     }
 }
@@ -195,7 +222,7 @@ fn check(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use volley_common::Code;
-    use volley_common::wire::catalog::{BeginWrite, Clear, CommitWrite, EndTransaction, Part, PutUser, StageParts};
+    use volley_common::wire::catalog::{Clear, CommitWrite, CreateTable, EndTransaction, Part, PutUser, StageParts};
 
     use super::*;
 
@@ -243,6 +270,14 @@ mod tests {
         assert_eq!((needed(begin("tx")), needed(begin(""))), (Some(CatalogFeature::Transactions), None));
         let result = BeginWrite { query_result: true, ..BeginWrite::default() };
         assert_eq!(needed(Op::BeginWrite(result)), Some(CatalogFeature::QueryResults));
+        let spec = |ttl_ms| Some(TableSpec { shards: 1, ttl_ms, ..TableSpec::default() });
+        let create = |ttl_ms| Op::CreateTable(CreateTable { spec: spec(ttl_ms), ..CreateTable::default() });
+        assert_eq!((needed(create(1)), needed(create(0))), (Some(CatalogFeature::TableTtl), None));
+        let begin = BeginWrite { transaction: "tx".into(), spec: spec(1), ..BeginWrite::default() };
+        assert_eq!(needed(Op::BeginWrite(begin)), Some(CatalogFeature::TableTtl), "the newest one");
+        let spec = TableSpec { ttl_ms: 1, stats_columns: vec!["a".into()], ..TableSpec::default() };
+        let both = CreateTable { spec: Some(spec), ..CreateTable::default() };
+        assert_eq!(needed(Op::CreateTable(both)), Some(CatalogFeature::StatsColumns));
         assert_eq!(needed(Op::Clear(Clear {})), None);
     }
 }

@@ -12,7 +12,7 @@ use crate::catalog::replies::unexpected_reply;
 use crate::config::CoordinatorConfig;
 use crate::diagnostics::table_stats::{PartCount, table_json, totals_json};
 use crate::planner::catalog_limits::CatalogLimits;
-use crate::planner::table_options::{NodeCounts, TableOptions, check_keys};
+use crate::planner::table_options::{NodeCounts, TableOptions, check_keys, check_stats_columns};
 use crate::planner::write_targets::write_targets;
 use crate::raft::Handle;
 use crate::service::columns::{visible_names, withhold_bytes};
@@ -56,6 +56,7 @@ impl TableService {
             let spec =
                 options.spec(None, nodes, self.retention_ms).map_err(|e| e.at(format_args!("table {name:?}")))?;
             check_keys(name, &schema, &spec)?;
+            check_stats_columns(name, &schema, &spec)?;
             self.limits.check_table(&catalog, name, &spec, &schema, None)?;
             write_targets(&catalog, &spec)?;
             let (table, kind) = (name.components().to_vec(), kind as i32);
@@ -148,6 +149,9 @@ fn visible_json(table: &Table, access: &Access) -> Value {
     withhold_bytes(&mut json);
     if let Some(spec) = &table.spec {
         json["shard_by"] = visible_names(&spec.shard_by, &permitted).into();
+        if !spec.stats_columns.is_empty() {
+            json["stats_columns"] = visible_names(&spec.stats_columns, &permitted).into();
+        }
     }
     json
 }

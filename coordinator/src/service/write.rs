@@ -7,7 +7,7 @@ mod transactions;
 use bytes::Bytes;
 use volley_common::identity::Access;
 use volley_common::ipc::schema::{check_appendable, parse_schema};
-use volley_common::options::{check_retention, check_write_id};
+use volley_common::options::{check_retention, check_ttl, check_write_id};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply;
 use volley_common::wire::catalog::{
@@ -21,7 +21,7 @@ use crate::catalog::replies::unexpected_reply;
 use crate::catalog::{Catalog, refuses_puts};
 use crate::config::CoordinatorConfig;
 use crate::planner::catalog_limits::CatalogLimits;
-use crate::planner::table_options::{NodeCounts, TableOptions, check_keys, placement};
+use crate::planner::table_options::{NodeCounts, TableOptions, check_keys, check_stats_columns, placement};
 use crate::planner::write_targets::{retarget, write_targets};
 use crate::raft::Handle;
 use crate::service::live_nodes::wait_for_live_nodes;
@@ -99,8 +99,9 @@ impl WriteService {
     fn plan_write(&self, catalog: &Catalog, name: &TableName, request: &BeginWriteRequest) -> Result<BeginWrite> {
         self.limits.check_new_write(catalog, &request.write_id)?;
         let nodes = NodeCounts::of(catalog)?;
-        let options = table_options(request)?;
         let table = catalog.table_named(name);
+        let old = table.and_then(|table| table.spec.as_ref());
+        let options = table_options(request)?;
         let mode = mode_of(request, table);
         let begin = BeginWrite { mode: mode as i32, ..begin_command(request, self.lease_ms) };
         match (mode, table) {
@@ -110,12 +111,16 @@ impl WriteService {
             (WriteMode::Create, Some(_)) => Err(Error::exists(format!(
                 "table {name:?} exists already: put with mode \"replace\" or \"append\", or drop it first"
             ))),
-            (WriteMode::Append, Some(table)) => plan_append(catalog, name, table, &options, begin),
+            (WriteMode::Append, Some(table)) => {
+                let options = options.temporary(name, request.temporary_ttl_ms, old)?;
+                plan_append(catalog, name, table, &options, begin)
+            }
             (_, table) => {
-                let old = table.and_then(|table| table.spec.as_ref());
+                let options = options.temporary(name, request.temporary_ttl_ms, old)?;
                 let spec =
                     options.spec(old, nodes, self.retention_ms).map_err(|e| e.at(format_args!("table {name:?}")))?;
                 check_keys(name, &request.schema, &spec)?;
+                check_stats_columns(name, &request.schema, &spec)?;
                 self.limits.check_table(catalog, name, &spec, &request.schema, table)?;
                 let placement = placement(catalog, name, &spec, table, &write_targets(catalog, &spec)?);
                 Ok(BeginWrite { spec: Some(spec), placement, table_id: table.map_or(0, |t| t.id), ..begin })
@@ -157,6 +162,7 @@ impl WriteService {
                 check_keys(&name, &request.schema, spec)?;
                 // The first stream brings the schema.
                 if write.schema.is_empty() {
+                    check_stats_columns(&name, &request.schema, spec)?;
                     self.limits.check_table(&catalog, &name, spec, &request.schema, catalog.table_named(&name))?;
                 }
             }
@@ -222,12 +228,15 @@ fn table_options(request: &BeginWriteRequest) -> Result<TableOptions> {
     };
     // Nodes of earlier versions do not check it.
     request.retention_ms.map_or(Ok(()), |ms| check_retention(ms / 1000))?;
+    request.ttl_ms.map_or(Ok(()), |ms| check_ttl(ms / 1000))?;
     Ok(TableOptions {
         shards: request.shards,
         shard_by: request.shard_by.clone(),
         replicas: request.replicas,
         compression,
         retention_ms: request.retention_ms,
+        ttl_ms: request.ttl_ms,
+        stats_columns: request.stats_columns.as_ref().map(|columns| columns.names.clone()),
         max_endpoints: request.max_endpoints,
         preserve_batches: request.preserve_batches,
         shareable_tickets: request.shareable_tickets,

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use clap::Parser;
 use volley_common::server::config::load_from;
 
 use super::*;
@@ -39,6 +40,8 @@ fn bad_values_are_refused_by_name() {
     refused("sql_memory_bytes", |c| c.sql_memory_bytes = 1);
     refused("max_concurrent_queries", |c| c.max_concurrent_queries = 0);
     refused("statement_timeout_s", |c| c.statement_timeout_s = 0);
+    refused("temporary_table_ttl_s", |c| c.temporary_table_ttl_s = 0);
+    refused("temporary_table_ttl_s", |c| c.temporary_table_ttl_s = MAX_TTL_S + 1);
 }
 
 /// As JSON they would be null, which counts as not given.

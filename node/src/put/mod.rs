@@ -74,6 +74,8 @@ pub type PutInput = Pin<Box<dyn Stream<Item = Result<FlightData>> + Send>>;
 pub enum PutTarget {
     /// Rows of the table that the put names.
     Table,
+    /// Rows of a temporary table, which the put names: it expires.
+    TemporaryTable,
     /// The result of a query of the caller, which needs no right to write for it: a new table, which only tickets name.
     QueryResult,
 }
@@ -169,7 +171,7 @@ async fn run(
         request_id: request_id(headers.as_ref()),
         result: outcome.as_ref().map(|_| ()),
     };
-    if target == PutTarget::Table && (is_planned || !is_refused_by_coordinator(&event)) {
+    if target != PutTarget::QueryResult && (is_planned || !is_refused_by_coordinator(&event)) {
         audit.record(event);
     }
     outcome

@@ -72,8 +72,10 @@ pub struct PartSink {
     /// The bytes that were received and written.
     pub growth: GrowthLimit,
     dictionary_keys: DictionaryKeys,
-    /// The columns that the table is sharded by.
-    key_columns: Vec<usize>,
+    /// The columns whose bounds come first: those that the table is sharded by, unless it names some for its statistics.
+    first_columns: Vec<usize>,
+    /// The columns that the table names for its statistics.
+    stats_columns: Vec<usize>,
     /// What is left of [`MAX_BOUNDS_BYTES`].
     bounds_left: usize,
     seals: Arc<Semaphore>,
@@ -85,9 +87,13 @@ impl PartSink {
     /// Without any part yet. Each part is sent to `sealed` when it is durable. The keys of dictionaries are reserved from
     /// `memory`.
     pub fn new(config: PartSinkConfig, sealed: SealedPartSender, runtime: Handle, memory: Arc<PutMemory>) -> Self {
-        let keys = config.spec.shard_by.iter();
+        let indexes = |names: &[String]| -> Vec<usize> {
+            names.iter().filter_map(|name| config.schema.index_of(name).ok()).collect()
+        };
+        let stats_columns = indexes(&config.spec.stats_columns);
         PartSink {
-            key_columns: keys.filter_map(|key| config.schema.index_of(key).ok()).collect(),
+            first_columns: if stats_columns.is_empty() { indexes(&config.spec.shard_by) } else { Vec::new() },
+            stats_columns,
             bounds_left: MAX_BOUNDS_BYTES,
             compression: Compression::try_from(config.spec.compression).unwrap_or(Compression::None),
             next_seq: config.first_seq,
@@ -112,6 +118,9 @@ impl PartSink {
             schema: self.config.schema.clone(),
             compression: self.compression,
         })?;
+        if !self.stats_columns.is_empty() {
+            writer.choose_statistics(&self.stats_columns);
+        }
         writer.limit_statistics(MAX_STATISTICS_MEMORY / self.max_open());
         Ok((writer, seq))
     }
@@ -190,7 +199,7 @@ impl PartSink {
 
     /// The bounds of a part that has ended; empty if the parts before took all that there may be.
     fn bounds_of(&mut self, writer: &PartWriter) -> Bytes {
-        let bounds = writer.part_bounds(&self.key_columns);
+        let bounds = writer.part_bounds(&self.first_columns);
         match self.bounds_left.checked_sub(bounds.len()) {
             Some(left) => {
                 self.bounds_left = left;

@@ -6,8 +6,8 @@ use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use volley_common::ipc::schema::{parse_schema, schema_message};
 use volley_common::options::{Mode, TableRequest};
-use volley_common::wire::catalog::{Compression, Write, WriteMode, WriteState};
-use volley_common::wire::cluster::{BeginWriteRequest, WritePlan};
+use volley_common::wire::catalog::{Compression, TableSpec, Write, WriteMode, WriteState};
+use volley_common::wire::cluster::{BeginWriteRequest, ColumnNames, WritePlan};
 use volley_common::{Error, Result, TableName};
 
 use super::PutTarget;
@@ -56,12 +56,19 @@ pub async fn begin(
     target: PutTarget,
 ) -> Result<PutPlan> {
     let query_result = target == PutTarget::QueryResult;
-    let request = BeginWriteRequest { query_result, ..begin_request(&context, handshake)? };
+    let temporary_ttl_ms = match target {
+        PutTarget::TemporaryTable => context.config.temporary_table_ttl_s.saturating_mul(1000),
+        PutTarget::Table | PutTarget::QueryResult => 0,
+    };
+    let request = BeginWriteRequest { query_result, temporary_ttl_ms, ..begin_request(&context, handshake)? };
     let (mut attempt, transaction) = (request.attempt, request.transaction.clone());
+    let expires = temporary_ttl_ms != 0 || request.ttl_ms.is_some_and(|ms| ms != 0);
+    let has_stats_columns = request.stats_columns.as_ref().is_some_and(|columns| !columns.names.is_empty());
     let plan = context.coordinators.begin_write(request, caller).await?;
     let write = plan.write.as_ref().ok_or_else(|| Error::internal("the coordinator planned no write"))?;
     check_transaction(write, &transaction)?;
     check_query_result(write, query_result)?;
+    check_options(write, expires, has_stats_columns)?;
     if !transaction.is_empty() {
         // A put that joined a write of its transaction writes by the plan of that one.
         attempt = write.attempt;
@@ -114,6 +121,26 @@ fn check_query_result(write: &Write, requested: bool) -> Result<()> {
     }
 }
 
+/// Checks that the table of a write that was planned has the options that not all versions know, if they were requested: that it
+/// expires, and names the columns of its statistics.
+///
+/// # Errors
+/// FAILED_PRECONDITION: the coordinator is of a version that does not know the option, or the write was begun without it.
+fn check_options(write: &Write, expires: bool, has_stats_columns: bool) -> Result<()> {
+    let has = |is_set: fn(&TableSpec) -> bool| write.spec.as_ref().is_some_and(is_set);
+    let lacks_ttl = expires && !has(|spec| spec.ttl_ms != 0);
+    let lacks_columns = has_stats_columns && !has(|spec| !spec.stats_columns.is_empty());
+    let option = match (lacks_ttl, lacks_columns) {
+        _ if write.state() != WriteState::Open => return Ok(()),
+        (true, _) => "ttl_s",
+        (false, true) => "stats_columns",
+        (false, false) => return Ok(()),
+    };
+    Err(Error::precondition(format!(
+        "this put was planned without the option {option}: its write or transaction was begun without it, and no later put can add it; or a coordinator is of an earlier version, then upgrade all coordinators"
+    )))
+}
+
 fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<BeginWriteRequest> {
     let TableRequest { name, kind, options } = &handshake.request;
     Ok(BeginWriteRequest {
@@ -134,14 +161,17 @@ fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<Begin
         writer_boot: context.store.boot(),
         attempt: rand::random(),
         retention_ms: options.retention_s.map(|s| s.saturating_mul(1000)),
+        ttl_ms: options.ttl_s.map(|s| s.saturating_mul(1000)),
+        stats_columns: options.stats_columns.clone().map(|names| ColumnNames { names }),
         max_endpoints: options.max_endpoints,
         preserve_batches: options.preserve_batches,
         shareable_tickets: options.shareable_tickets,
         listener: handshake.listener.clone(),
         transaction: options.transaction.clone().unwrap_or_default(),
         create_append: options.mode == Some(Mode::CreateAppend),
-        // Not one of the options, which clients have.
+        // Not among the options, which clients have.
         query_result: false,
+        temporary_ttl_ms: 0,
     })
 }
 

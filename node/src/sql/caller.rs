@@ -1,6 +1,7 @@
 //! The caller of a call that is SQL, and what is recorded of the call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use http::request::Parts;
@@ -9,6 +10,7 @@ use volley_common::identity::Access;
 use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
 use volley_common::{Error, Result};
 
+use super::statement_limit::StatementLimit;
 use crate::assertion::{AssertedCaller, is_refused_by_coordinator};
 use crate::context::SqlContext;
 
@@ -23,6 +25,8 @@ pub struct SqlCaller {
     pub asserted: AssertedCaller,
     /// The call's headers.
     pub headers: Arc<HeaderMap>,
+    /// How long its statements may take.
+    pub limit: StatementLimit,
 }
 
 impl SqlCaller {
@@ -30,7 +34,9 @@ impl SqlCaller {
     pub fn of(context: Arc<SqlContext>, head: &Parts) -> Self {
         let access = Access::of(&head.extensions);
         let asserted = AssertedCaller::client(access.clone(), context.get.cluster.clone()).named_by(&head.headers);
-        SqlCaller { context, access, asserted, headers: Arc::new(head.headers.clone()) }
+        let of_node = Duration::from_secs(context.put.config.statement_timeout_s);
+        let limit = StatementLimit::of_headers(&head.headers, of_node);
+        SqlCaller { context, access, asserted, headers: Arc::new(head.headers.clone()), limit }
     }
 
     /// Whom its queries are counted for.

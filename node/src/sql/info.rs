@@ -159,6 +159,7 @@ impl InfoCall<'_> {
                 tables: planned.tables,
                 parameters: query.parameters.clone().unwrap_or_default(),
                 schema: schema.clone(),
+                timeout_ms: self.caller.limit.ticket_ms(),
             }),
             ..cluster::Ticket::default()
         };

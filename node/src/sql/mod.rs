@@ -9,6 +9,7 @@
 //! | [`actions`] | prepared statements, the cancellation of queries, begin and end of transactions |
 //! | [`transaction`] | the end of a transaction; the columns of a table within one |
 //! | [`query`] | plans and runs queries |
+//! | [`statement_limit`] | the time limit that a client has set for its statements |
 //! | [`stored_result`] | stores large results, which are read as tables are |
 //! | [`source`] | the tables of a caller, as the engine reads them |
 //! | [`stage_network`], [`stage_service`] | queries on several nodes: calls to other nodes, and theirs to this one |
@@ -42,6 +43,7 @@ pub mod request;
 pub mod source;
 pub mod stage_network;
 pub mod stage_service;
+pub mod statement_limit;
 pub mod stored_result;
 pub mod transaction;
 pub mod update;

@@ -28,7 +28,7 @@ use super::update::{UpdateCall, descriptor_of, update_statement};
 use crate::context::SqlContext;
 use crate::coordinator_proxy::CoordinatorProxy;
 use crate::put::handshake::next_message;
-use crate::put::{self, AdmittedPut, PutInput};
+use crate::put::{self, AdmittedPut, PutInput, PutTarget};
 
 /// The metadata of the results of a put, in their order.
 type PutReplies = BoxStream<'static, Result<Bytes>>;
@@ -118,11 +118,6 @@ fn bind(handle: &[u8], parameters: Option<Bytes>) -> Result<Bytes> {
 /// Puts the rows of an ingest, as they come.
 async fn ingest(call: UpdateCall, command: IngestCommand, mut first: FlightData, input: PutInput) -> Result<Bytes> {
     let IngestCommand { table, mode, temporary, transaction, options } = command;
-    if temporary {
-        return Err(Error::unimplemented(
-            "temporary tables are not supported: ingest into an ordinary table, and drop it when it is not needed any more",
-        ));
-    }
     let mode = match mode {
         IngestMode::Create => "create",
         IngestMode::Append => "append",
@@ -130,10 +125,10 @@ async fn ingest(call: UpdateCall, command: IngestCommand, mut first: FlightData,
         IngestMode::CreateAppend => "create_append",
     };
     first.flight_descriptor = Some(descriptor_of(&table, mode, transaction, Map::new()));
-    let headers = with_options(call.head.headers.clone(), &options)?;
-    let rows = call
-        .put(MetadataMap::from_headers(headers), Box::pin(stream::iter([Ok::<_, Error>(first)]).chain(input)))
-        .await?;
+    let headers = MetadataMap::from_headers(with_options(call.head.headers.clone(), &options)?);
+    let input = Box::pin(stream::iter([Ok::<_, Error>(first)]).chain(input));
+    let target = if temporary { PutTarget::TemporaryTable } else { PutTarget::Table };
+    let rows = call.put(target, headers, input).await?;
     Ok(flight_sql::update_result(rows))
 }
 

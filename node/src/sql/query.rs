@@ -100,7 +100,7 @@ impl QueryPlan {
 /// Plans a query; no row is read.
 ///
 /// # Errors
-/// Those of [`SqlEngine::prepare`].
+/// Those of [`plan_sized`].
 pub async fn plan(caller: &SqlCaller, query: &BoundQuery) -> Result<QueryPlan> {
     plan_sized(caller, query, None).await
 }
@@ -108,7 +108,7 @@ pub async fn plan(caller: &SqlCaller, query: &BoundQuery) -> Result<QueryPlan> {
 /// The same, with about how many bytes its rows have, if its tables have at least `least` bytes.
 ///
 /// # Errors
-/// Those of [`SqlEngine::prepare`].
+/// Those of [`SqlEngine::prepare`]. DEADLINE_EXCEEDED: it took longer than the caller allows.
 pub async fn plan_sized(caller: &SqlCaller, query: &BoundQuery, least: Option<u64>) -> Result<QueryPlan> {
     let runtime = caller.context.resources.runtime().await?;
     let source = NodeSource::new(caller.clone(), HashMap::new());
@@ -127,7 +127,7 @@ pub async fn plan_sized(caller: &SqlCaller, query: &BoundQuery, least: Option<u6
             Ok::<_, Error>((schema, planned.parameter_types().to_vec(), result_bytes))
         }
     };
-    let (schema, parameters, result_bytes) = runtime.spawn(planning).await?;
+    let (schema, parameters, result_bytes) = caller.limit.limit(runtime.spawn(planning)).await?;
     let tables = source.versions(&query.statement.tables);
     let (expires_ms, rights) = (source.expires_ms(), source.rights());
     Ok(QueryPlan { schema, parameters, tables, expires_ms, rights, result_bytes })
@@ -166,7 +166,8 @@ pub trait ResultEncoder: Send + 'static {
 /// the FlightInfo `flight`.
 ///
 /// # Errors
-/// Those of [`SqlEngine::prepare`] and [`SqlEngine::run`], and of the encoder. Later ones are the stream's last item.
+/// Those of [`SqlEngine::prepare`] and [`SqlEngine::run`], and of the encoder. DEADLINE_EXCEEDED: it took longer than the caller
+/// allows. Later ones are the stream's last item.
 pub async fn run<E: ResultEncoder>(
     caller: &SqlCaller,
     query: BoundQuery,
@@ -191,6 +192,7 @@ pub async fn run<E: ResultEncoder>(
                 biased;
                 () = send.closed() => Ok(()),
                 () = cancelled => Err(Error::cancelled("the query was cancelled")),
+                error = caller.limit.exceeded() => Err(error),
                 ended = produce(&runtime.engine, source, query, &caller, encoder, &send) => ended,
             }
         }

@@ -26,6 +26,7 @@ use super::query::{BoundQuery, FrameEncoder, ResultEncoder, run};
 use super::read_forward;
 use super::request::{SqlRead, StatementText, check_query_headers, sql_read};
 use super::source::{NodeSource, PinnedTables};
+use super::statement_limit::StatementLimit;
 use crate::context::SqlContext;
 use crate::get;
 
@@ -80,13 +81,16 @@ struct RedeemedQuery {
     flight: Option<u64>,
     /// The schema message of its FlightInfo; empty if there was none.
     promised: Bytes,
+    /// The time limit of its FlightInfo; `None`: there was none, and that of the call holds.
+    limit: Option<StatementLimit>,
 }
 
 impl RedeemedQuery {
     async fn serve(self, caller: &SqlCaller) -> Result<BoxStream<'static, Result<FlightFrame>>> {
         let tables = self.query.table_names();
         let encoder = FrameEncoder { promised: self.promised };
-        let frames = run(caller, self.query, self.pinned, self.flight, encoder).await;
+        let limited = SqlCaller { limit: self.limit.unwrap_or(caller.limit), ..caller.clone() };
+        let frames = run(&limited, self.query, self.pinned, self.flight, encoder).await;
         caller.record_read(OPERATION, &tables, &frames);
         frames
     }
@@ -101,7 +105,9 @@ fn of_command(command: &[u8], head: &Parts) -> Result<Redeemable> {
             ReadStatement::Query(query) => {
                 check_query_headers(&head.headers)?;
                 let pinned = HashMap::new();
-                Ok(Redeemable::Query(Box::new(RedeemedQuery { query, pinned, flight: None, promised: Bytes::new() })))
+                let promised = Bytes::new();
+                let redeemed = RedeemedQuery { query, pinned, flight: None, promised, limit: None };
+                Ok(Redeemable::Query(Box::new(redeemed)))
             }
         },
     }
@@ -120,14 +126,15 @@ fn of_signed(caller: &SqlCaller, signed: &Bytes) -> Result<Redeemable> {
 }
 
 fn of_query(ticket: Ticket) -> Result<RedeemedQuery> {
-    let Query { sql, tables, parameters, schema } = ticket.query.unwrap_or_default();
+    let Query { sql, tables, parameters, schema, timeout_ms } = ticket.query.unwrap_or_default();
     let parameters = (!parameters.is_empty()).then_some(parameters);
     let text = StatementText { sql, parameters, transaction: None };
     let ReadStatement::Query(query) = read_statement(&text)? else {
         return Err(other_version());
     };
     let pinned = query.pinned(tables).ok_or_else(other_version)?;
-    Ok(RedeemedQuery { query, pinned, flight: Some(ticket.flight), promised: schema })
+    let limit = Some(StatementLimit::of_ticket(timeout_ms));
+    Ok(RedeemedQuery { query, pinned, flight: Some(ticket.flight), promised: schema, limit })
 }
 
 fn other_version() -> Error {
@@ -175,7 +182,8 @@ mod tests {
 
     fn redeemed(tables: Vec<TableVersion>) -> Result<RedeemedQuery> {
         let sql = "SELECT count(*) FROM a JOIN b FOR VERSION AS OF 3 ON a.x = b.x".into();
-        let query = Query { sql, tables, schema: Bytes::from_static(b"schema"), ..Query::default() };
+        let schema = Bytes::from_static(b"schema");
+        let query = Query { sql, tables, schema, timeout_ms: 1500, ..Query::default() };
         of_query(Ticket { flight: 5, query: Some(query), ..Ticket::default() })
     }
 
@@ -187,6 +195,7 @@ mod tests {
         let redeemed = redeemed(vec![a.clone(), b.clone()]).unwrap();
         assert_eq!(redeemed.pinned, HashMap::from([(at("a", None), a), (at("b", Some(3)), b)]));
         assert_eq!((redeemed.flight, &redeemed.promised[..]), (Some(5), &b"schema"[..]));
+        assert_eq!(redeemed.limit, Some(StatementLimit::of_ticket(1500)));
     }
 
     #[test]

@@ -104,6 +104,36 @@ async fn statement_as_a_ticket_or_header_gives_the_rows() {
     assert_eq!(numbers(&mut client, info.endpoint[0].ticket.clone().unwrap()).await.unwrap(), [9]);
 }
 
+/// The time limit of the session is in its cookie, and then in the ticket.
+#[tokio::test(flavor = "multi_thread")]
+async fn query_ends_with_the_time_of_its_session() {
+    let (_node, mut client) = node().await;
+    let with_cookie = |timeout: &str, sql: &str| {
+        let mut request = tonic::Request::new(command(sql));
+        let cookie = format!("arrow_flight_session_id=17.{timeout}");
+        request.metadata_mut().insert("cookie", cookie.parse().unwrap());
+        request
+    };
+    let hour = client.get_flight_info(with_cookie("i3600000", "SELECT 1")).await.unwrap().into_inner();
+    let limit = |info: &FlightInfo| {
+        let ticket = info.endpoint[0].ticket.clone().unwrap();
+        key().verify(&ticket.ticket, 0).unwrap().query.unwrap().timeout_ms
+    };
+    assert_eq!(limit(&hour), 0, "that of the node");
+    let info = client.get_flight_info(with_cookie("t2000", ENDLESS)).await.unwrap().into_inner();
+    assert_eq!(limit(&info), 2000);
+    let ticket = info.endpoint[0].ticket.clone().unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(30), numbers(&mut client, ticket)).await.expect("it ends");
+    let ended = ended.unwrap_err();
+    assert!(ended.code() == Code::DeadlineExceeded && ended.message().contains("statement_timeout"), "{ended}");
+    let mut request = tonic::Request::new(Ticket { ticket: serde_json::json!({ "sql": ENDLESS }).to_string().into() });
+    request.metadata_mut().insert("cookie", "arrow_flight_session_id=17.d2000".parse().unwrap());
+    let mut rows = client.do_get(request).await.unwrap().into_inner();
+    rows.next().await.unwrap().unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(30), rows.next()).await.expect("it ends");
+    assert_eq!(ended.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn forged_and_cancelled_tickets_of_queries_are_refused() {
     let (node, mut client) = node().await;

@@ -25,7 +25,7 @@ use super::insert_rows::InsertPlan;
 use super::query::{self, BoundQuery, ResultEncoder};
 use super::transaction::insert_schema;
 use crate::coordinator_proxy::{CoordinatorProxy, MetadataRequest};
-use crate::put::{self, PutInput};
+use crate::put::{self, PutInput, PutTarget};
 use crate::put_resources::PutSlot;
 
 /// A call that changes tables.
@@ -89,7 +89,7 @@ impl UpdateCall {
         let first = schema_data(&table.schema, Some(create_descriptor(&table, self.transaction)))?;
         let if_not_exists = table.if_not_exists;
         let headers = request_id(&self.caller);
-        let created = self.put(headers, Box::pin(stream::iter([Ok::<_, Error>(first)]))).await;
+        let created = self.put(PutTarget::Table, headers, Box::pin(stream::iter([Ok::<_, Error>(first)]))).await;
         unless_exists(created, if_not_exists)
     }
 
@@ -146,7 +146,7 @@ impl UpdateCall {
         });
         let rows = rows.try_flatten().inspect_err(move |error: &Error| *noted.lock() = Some(error.clone()));
         let (caller, headers) = (self.caller.clone(), request_id(&self.caller));
-        let written = self.put(headers, Box::pin(rows)).await;
+        let written = self.put(PutTarget::Table, headers, Box::pin(rows)).await;
         // The put says only that its stream broke.
         let written = written.map_err(|error| failure.lock().take().unwrap_or(error));
         if !tables.is_empty() {
@@ -155,13 +155,14 @@ impl UpdateCall {
         written
     }
 
-    /// Runs a put of these messages. Returns its rows.
+    /// Runs a put of these messages into this target. Returns its rows.
     ///
     /// # Errors
     /// Those of the put.
-    pub async fn put(self, headers: MetadataMap, input: PutInput) -> Result<i64> {
+    pub async fn put(self, target: PutTarget, headers: MetadataMap, input: PutInput) -> Result<i64> {
         let UpdateCall { caller, slot, .. } = self;
-        let mut results = put::put(caller.context.put.clone(), headers, caller.access.clone(), input, slot);
+        let mut results =
+            put::put_into(target, caller.context.put.clone(), headers, caller.access.clone(), input, slot);
         let mut last = Bytes::new();
         while let Some(result) = results.next().await {
             last = result?.app_metadata;

@@ -187,6 +187,11 @@ impl PartWriter {
         self.dictionaries.memory()
     }
 
+    /// Keeps statistics of these columns, in this order, in place of the first ones. Before the first batch.
+    pub fn choose_statistics(&mut self, columns: &[usize]) {
+        self.statistics = StatisticsBuilder::of_columns(&self.spec.schema, columns.iter().copied());
+    }
+
     /// Keeps statistics of about this many bytes: neighbouring batches share them if there are more.
     pub fn limit_statistics(&mut self, bytes: usize) {
         self.statistics.limit(bytes);

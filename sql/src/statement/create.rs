@@ -22,7 +22,7 @@ use crate::fault::from_datafusion;
 use crate::predicate::check_type;
 
 /// The options that belong to a table, by their names in descriptors.
-const OPTIONS: [&str; 8] = [
+const OPTIONS: [&str; 10] = [
     "compression",
     "max_endpoints",
     "preserve_batches",
@@ -31,6 +31,8 @@ const OPTIONS: [&str; 8] = [
     "shard_by",
     "shareable_tickets",
     "shards",
+    "stats_columns",
+    "ttl_s",
 ];
 
 /// Turns SQL's types into those of stored tables: text is Utf8, which all clients can read, and a timestamp with time zone
@@ -77,7 +79,9 @@ fn check_clauses(table: &ast::CreateTable) -> Result<()> {
         return Err(Error::invalid("CREATE TABLE has OR REPLACE and IF NOT EXISTS: choose one"));
     }
     if table.temporary {
-        return Err(Error::unimplemented("temporary tables are not supported: create a table, and drop it at the end"));
+        return Err(Error::unimplemented(
+            "temporary tables of a session are not supported: CREATE TABLE name (...) WITH (ttl_s = 3600) creates one that is dropped an hour after its last write",
+        ));
     }
     if !table.constraints.is_empty() {
         return Err(Error::unimplemented(
@@ -163,11 +167,6 @@ fn options(options: &CreateTableOptions) -> Result<Map<String, Value>> {
             return Err(Error::invalid(format!("the option {option} has no value: write name = value")));
         };
         let name = normalized(key);
-        if name == "ttl_s" {
-            return Err(Error::unimplemented(
-                "the option ttl_s is not supported, tables do not expire: drop the table when it is not needed; retention_s is how long replaced rows remain readable",
-            ));
-        }
         if !OPTIONS.contains(&name.as_str()) {
             let known = OPTIONS.join(", ");
             return Err(Error::invalid(format!(
@@ -176,7 +175,7 @@ fn options(options: &CreateTableOptions) -> Result<Map<String, Value>> {
             )));
         }
         let value = match (name.as_str(), option_value(&name, value)?) {
-            ("shard_by", Value::String(columns)) => {
+            ("shard_by" | "stats_columns", Value::String(columns)) => {
                 columns.split(',').map(|column| column.trim().to_string()).collect()
             }
             (_, value) => value,

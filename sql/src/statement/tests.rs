@@ -264,7 +264,7 @@ fn columns_are_shown_of_one_table() {
 #[test]
 fn created_table_has_types_and_options() {
     let sql = "CREATE TABLE a.t (id BIGINT NOT NULL, \"Name\" VARCHAR, price DECIMAL(10, 2), seen TIMESTAMP(6) WITH TIME ZONE,
-        born DATE, tags VARCHAR[], ok BOOLEAN NULL) WITH (shards = 8, shard_by = 'id, Name', compression = lz4, preserve_batches = true)";
+        born DATE, tags VARCHAR[], ok BOOLEAN NULL) WITH (shards = 8, shard_by = 'id, Name', compression = lz4, preserve_batches = true, ttl_s = 60)";
     let UpdateStatement::CreateTable(table) = update(sql) else { panic!("{sql}") };
     let list = DataType::List(Field::new_list_field(DataType::Utf8, true).into());
     let expected = Schema::new(vec![
@@ -278,7 +278,8 @@ fn created_table_has_types_and_options() {
     ]);
     assert_eq!(*table.schema, expected);
     assert_eq!((table.name, table.if_not_exists, table.or_replace), (name("a/t"), false, false));
-    let options = json!({"shards": 8, "shard_by": ["id", "Name"], "compression": "lz4", "preserve_batches": true});
+    let options =
+        json!({"shards": 8, "shard_by": ["id", "Name"], "compression": "lz4", "preserve_batches": true, "ttl_s": 60});
     assert_eq!(Value::Object(table.options), options);
 }
 
@@ -323,7 +324,6 @@ fn wrong_tables_are_refused() {
         "CREATE TABLE t (a INT, PRIMARY KEY (a))",
         "CREATE TABLE t (a VARCHAR(10))",
         "CREATE TABLE t (a INT) AS SELECT 1",
-        "CREATE TABLE t (a INT) WITH (ttl_s = 60)",
         "CREATE TABLE t LIKE u",
         "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'",
     ] {

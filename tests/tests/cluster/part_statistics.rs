@@ -97,3 +97,24 @@ async fn compacted_parts_have_statistics() {
     assert_eq!(filtered(&client, None, "id >= 998").await.1, [998, 999]);
     assert!(all().await.endpoint.len() >= 4);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_columns_that_the_table_names_exclude_parts() {
+    let mut cluster = cluster().await;
+    let client = cluster.client().await;
+    let put = async |column: &str| {
+        let named = Options { stats_columns: Some(vec![column.into()]), ..Options::default() };
+        rows::put(&client, "t", &named, 0..5 * ROWS).await.unwrap().version
+    };
+    // Compactions make later versions. All texts begin with the same 16 bytes, which are greater than "a".
+    for (column, by_id, by_text) in [("text", 5, 1), ("id", 1, 5)] {
+        let version = put(column).await;
+        assert_eq!(filtered(&client, Some(version), "id = 23456").await, (by_id, vec![23_456]), "{column}");
+        assert_eq!(filtered(&client, Some(version), "text < 'a'").await, (by_text, Vec::new()), "{column}");
+    }
+    let stats = client.action("get_stats", &json!({ "table": "t" })).await.unwrap();
+    assert_eq!(stats["stats_columns"], json!(["id"]));
+    let missing = Options { stats_columns: Some(vec!["nothing".into()]), ..Options::default() };
+    let error = rows::put(&client, "t", &missing, 0..5).await.unwrap_err();
+    assert!(error.message.contains("stats_columns") && error.message.contains("nothing"), "{error}");
+}

@@ -65,6 +65,19 @@ fn only_the_first_columns_have_statistics() {
     assert!(statistics.column(MAX_STATISTICS_COLUMNS, &DataType::Int8).is_none());
 }
 
+#[test]
+fn chosen_columns_have_statistics_in_their_order() {
+    let types = [DataType::Int8, DataType::Int64, DataType::new_list(DataType::Int32, true), DataType::Utf8];
+    let batch = test_data::batch_of(&mut test_data::rng(53), &types, 5);
+    let mut builder = StatisticsBuilder::of_columns(batch.schema_ref(), [3, 2, 0, 9]);
+    builder.add(&batch);
+    let bounds = crate::wire::statistics::PartBounds::decode(builder.part_bounds(&[])).unwrap();
+    assert_eq!(bounds.columns, [3, 0]);
+    let statistics = MessageStatistics::decode(&builder.finish().unwrap()).unwrap();
+    let has = |column: usize| statistics.column(column, &types[column]).is_some();
+    assert_eq!([0, 1, 2, 3].map(has), [true, false, false, true]);
+}
+
 /// Texts of 40 bytes that begin with the number of their batch.
 fn wide(columns: usize, at: u64) -> RecordBatch {
     let texts: ArrayRef = Arc::new(StringArray::from_iter_values([format!("{at:06}{}", "x".repeat(34))]));

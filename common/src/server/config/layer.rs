@@ -97,6 +97,7 @@ pub const ROLE_KEYS: [(&str, &[&str]); 2] = [
             "sql_result_space_bytes",
             "sql_spill_bytes",
             "statement_timeout_s",
+            "temporary_table_ttl_s",
             "zone",
         ],
     ),

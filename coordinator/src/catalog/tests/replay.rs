@@ -8,7 +8,8 @@ use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply as Answer;
 use volley_common::wire::catalog::{
     AbortWrite, BeginWrite, CancelFlight, Clear, Command, CommitWrite, CreateTable, DropTable, FormCluster,
-    HolderChange, PinVersion, RenewWrite, RestoreVersion, Row, StageParts, UpdateHolders, Write, WriteMode, row,
+    HolderChange, PinVersion, RenewWrite, RestoreVersion, Row, StageParts, TableSpec, UpdateHolders, Write, WriteMode,
+    row,
 };
 use volley_common::{NodeId, PartId, TableName};
 
@@ -34,7 +35,8 @@ fn random_op(random: &mut StdRng) -> Op {
         15 => Op::AbortWrite(AbortWrite { write, attempt: 0, ..AbortWrite::default() }),
         16 => Op::CreateTable(CreateTable {
             table: name(table),
-            spec: Some(spec()),
+            // Some expire.
+            spec: Some(TableSpec { ttl_ms: if attempt == 2 { 300 } else { 0 }, ..spec() }),
             schema: schema(),
             ..CreateTable::default()
         }),
@@ -175,7 +177,7 @@ fn check(catalog: &Catalog, now: u64) {
 #[test]
 fn replayed_commands_and_changes_give_the_same_rows() {
     let (mut answers, mut refusals, mut compactions, mut restorations, mut epochs) = (0, 0, 0, 0, 0);
-    let mut transactions = 0;
+    let (mut transactions, mut expirations) = (0, 0);
     for seed in 0..75 {
         let mut random = StdRng::seed_from_u64(seed);
         let mut of_identities = StdRng::seed_from_u64(1000 + seed);
@@ -199,6 +201,7 @@ fn replayed_commands_and_changes_give_the_same_rows() {
             assert_eq!(reply, again.apply(&command));
             answers += usize::from(matches!(reply.reply, Some(Answer::Outcome(_))));
             restorations += usize::from(matches!(reply.reply, Some(Answer::Restored(_))));
+            expirations += usize::from(matches!(reply.reply, Some(Answer::Expired(_))));
             compactions += first.all_parts().filter(|part| part.sort_key().generation > 0).count();
             refusals += usize::from(matches!(reply.reply, Some(Answer::Refusal(_))));
             if let Some(before) = before {
@@ -249,6 +252,7 @@ fn replayed_commands_and_changes_give_the_same_rows() {
     );
     assert!(epochs > 1000, "{epochs} changes of identities");
     assert!(transactions > 200, "{transactions} ends of transactions");
+    assert!(expirations > 0, "no table expired");
 }
 
 #[test]

@@ -119,3 +119,24 @@ async fn put_with_the_id_of_an_aborted_staged_write_is_refused() {
     assert_eq!((again.state(), again.attempt), (WriteState::Open, 8));
     assert_eq!(begin(&ann, of_put("sales/t")).await.unwrap().attempt, 8);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn temporary_rows_go_only_into_a_table_that_expires() {
+    let fixture = services().await;
+    fixture.create_table("sales/lasting").await;
+    let begin = async |table: &str, mode: WriteMode, id: &str| {
+        let (mode, write_id) = (mode.into(), id.into());
+        let request = BeginWriteRequest { mode, write_id, temporary_ttl_ms: 5_000, ..of_put(table) };
+        fixture.services.write.begin_write(&fixture.access("ann"), request).await
+    };
+    let plan = begin("sales/t", WriteMode::Create, "w1").await.unwrap();
+    assert_eq!(plan.write.unwrap().spec.unwrap().ttl_ms, 5_000);
+    for (mode, code) in [
+        (WriteMode::Create, Code::AlreadyExists),
+        (WriteMode::Append, Code::FailedPrecondition),
+        (WriteMode::Replace, Code::FailedPrecondition),
+    ] {
+        let error = begin("sales/lasting", mode, "w2").await.unwrap_err();
+        assert_eq!(error.code, code, "{error}");
+    }
+}

@@ -184,7 +184,10 @@ fn check_joins(name: &TableName, known: &Write, request: &BeginWriteRequest) -> 
         WriteMode::Replace | WriteMode::Compact => return Err(written_already(known)),
     }
     match &known.spec {
-        Some(spec) => table_options(request)?.check_append(name, spec),
+        Some(spec) => {
+            let options = table_options(request)?.temporary(name, request.temporary_ttl_ms, Some(spec))?;
+            options.check_append(name, spec)
+        }
         None => Ok(()),
     }
 }

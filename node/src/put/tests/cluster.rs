@@ -28,6 +28,7 @@ use volley_common::{Error, NodeId};
 use crate::config::NodeConfig;
 use crate::context::{NodeAddresses, NodeContext, NodeSecurity};
 use crate::peer;
+use crate::put::PutTarget;
 use crate::put::handshake::PutMessages;
 use crate::storage::PartStore;
 
@@ -42,6 +43,8 @@ pub struct FakeCoordinatorState {
     pub knows_transactions: bool,
     /// Whether it is of a version that knows results of queries.
     pub knows_query_results: bool,
+    /// Whether it is of a version that knows tables that expire, and that name the columns of their statistics.
+    pub knows_table_options: bool,
     pub writes: HashMap<String, Write>,
     pub staged_parts: Vec<StagePartsRequest>,
     pub refuse_begin: Option<Error>,
@@ -122,11 +125,15 @@ impl Coordinator for FakeCoordinator {
         if let Some(error) = state.refuse_begin.clone() {
             return Err(error.into());
         }
+        let ttl_ms = request.ttl_ms.unwrap_or(request.temporary_ttl_ms);
+        let stats_columns = request.stats_columns.unwrap_or_default().names;
+        let (ttl_ms, stats_columns) =
+            if state.knows_table_options { (ttl_ms, stats_columns) } else { Default::default() };
         let placement = state.placement.iter().map(|nodes| ShardPlacement { nodes: nodes.clone() }).collect();
         let new = Write {
             id: request.write_id.clone(),
             table: request.table,
-            spec: Some(state.spec.clone()),
+            spec: Some(TableSpec { ttl_ms, stats_columns, ..state.spec.clone() }),
             schema: request.schema,
             placement,
             staged: state.staged || request.staged,
@@ -244,9 +251,18 @@ impl InProcessCluster {
 
     /// Puts at node 0; returns the results' metadata.
     pub async fn put(&self, input: impl PutMessages + 'static) -> volley_common::Result<Vec<Bytes>> {
+        self.put_into(PutTarget::Table, input).await
+    }
+
+    /// The same, into this target.
+    pub async fn put_into(
+        &self,
+        target: PutTarget,
+        input: impl PutMessages + 'static,
+    ) -> volley_common::Result<Vec<Bytes>> {
         let context = self.nodes[0].context.put.clone();
         let slot = context.resources.admit()?;
-        let results = crate::put::put(context, MetadataMap::new(), Access::open(), input, slot);
+        let results = crate::put::put_into(target, context, MetadataMap::new(), Access::open(), input, slot);
         results.map_ok(|r| r.app_metadata).try_collect().await
     }
 

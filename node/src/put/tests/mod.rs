@@ -27,6 +27,7 @@ use volley_common::server::serve::{self, ServerLimits};
 use volley_common::wire::catalog::WriteState;
 use volley_common::{Error, TransactionId};
 
+use crate::put::PutTarget;
 use crate::router::NodeRouter;
 use cluster::{InProcessCluster, batch, megabytes, messages};
 
@@ -201,6 +202,36 @@ async fn put_in_a_transaction_is_staged_by_the_plan_of_its_write() {
         assert_eq!(staged.only_first, only_first, "{mode}");
         assert_eq!(staged.attempt, state.writes[&staged.write].attempt);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_table_options_need_coordinators_that_know_them() {
+    let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
+    let put = async |target, command: &str| {
+        cluster.put_into(target, stream::iter(messages(command, vec![batch(0, 5)]).await)).await
+    };
+    let expiring = r#"{"table": "t", "ttl_s": 60}"#;
+    let named = r#"{"table": "t", "stats_columns": "n"}"#;
+    let puts =
+        [(PutTarget::Table, expiring), (PutTarget::TemporaryTable, r#"{"table": "t"}"#), (PutTarget::Table, named)];
+    for (target, command) in puts {
+        let refused = put(target, command).await.unwrap_err();
+        assert!(refused.code == Code::FailedPrecondition && refused.message.contains("upgrade"), "{refused}");
+    }
+    assert!(cluster.coordinator.state.lock().writes.values().all(|write| write.parts.is_empty()), "nothing is stored");
+    put(PutTarget::Table, r#"{"table": "t", "ttl_s": 0, "stats_columns": []}"#).await.unwrap();
+    let ttls = async |target, command| {
+        cluster.coordinator.state.lock().writes.clear();
+        put(target, command).await.unwrap();
+        cluster.write().spec.unwrap().ttl_ms
+    };
+    cluster.coordinator.state.lock().knows_table_options = true;
+    assert_eq!(ttls(PutTarget::Table, expiring).await, 60_000);
+    assert_eq!(ttls(PutTarget::TemporaryTable, r#"{"table": "t"}"#).await, 3_600_000);
+    assert_eq!(ttls(PutTarget::TemporaryTable, expiring).await, 60_000);
+    assert_eq!(ttls(PutTarget::Table, r#"{"table": "t"}"#).await, 0);
+    assert_eq!(ttls(PutTarget::Table, named).await, 0);
+    assert_eq!(cluster.write().spec.unwrap().stats_columns, ["n"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
