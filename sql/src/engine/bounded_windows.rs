@@ -153,18 +153,19 @@ impl ExecutionPlan for WindowOutputExec {
             _ => return internal_err!("a window has one input"),
         };
         let grows = self.grows;
-        let rows = self.window.execute(partition, context)?.map(move |batch: Result<RecordBatch>| {
-            let batch = batch?;
-            if grows {
-                // Steps above collect so many rows as a batch has.
-                row_width::check(&batch, batch_rows)?;
-            }
-            let results = batch.columns().iter().skip(results_from);
-            let widest = results.map(widest_value).fold(0, u64::saturating_add);
-            progress.widest.fetch_max(widest, Ordering::Relaxed);
-            progress.rows_out.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-            Ok(batch)
-        });
+        let rows =
+            self.window.execute(partition, context)?.map(move |batch: Result<RecordBatch>| -> Result<RecordBatch> {
+                let batch = batch?;
+                if grows {
+                    // Steps above collect so many rows as a batch has.
+                    row_width::check(&batch, batch_rows)?;
+                }
+                let results = batch.columns().iter().skip(results_from);
+                let widest = results.map(widest_value).fold(0, u64::saturating_add);
+                progress.widest.fetch_max(widest, Ordering::Relaxed);
+                progress.rows_out.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+                Ok(batch)
+            });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
 

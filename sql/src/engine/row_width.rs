@@ -137,7 +137,7 @@ pub(super) fn small_batches(batch: &RecordBatch, most: usize) -> Vec<Result<Reco
         return vec![Ok(batch.clone())];
     }
     let rows = batch.num_rows();
-    let piece = |start: usize| {
+    let piece = |start: usize| -> Result<RecordBatch> {
         let end = start.saturating_add(most).min(rows);
         let at = UInt64Array::from_iter_values(start as u64..end as u64);
         Ok(take_record_batch(batch, &at)?)

@@ -3,7 +3,7 @@
 //! A result has at most the bytes of the largest one so far and of the arguments of the rows that came since. Results that a window has not
 //! given yet count as if all were as large.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -154,6 +154,14 @@ impl FrameRows {
         self.collected = self.collected.saturating_add(bytes.collected.get(row).copied().unwrap_or(0));
     }
 
+    fn with(&self, more: &FrameRows) -> FrameRows {
+        FrameRows {
+            rows: self.rows.saturating_add(more.rows),
+            chosen: self.chosen.max(more.chosen),
+            collected: self.collected.saturating_add(more.collected),
+        }
+    }
+
     /// At most the bytes of all results, the largest so far having `widest`.
     fn results(&self, widest: u64) -> u64 {
         self.rows.saturating_mul(widest.saturating_add(self.chosen).saturating_add(self.collected))
@@ -168,8 +176,9 @@ struct PieceFeeder {
     piece_bytes: u64,
     /// What is left of a batch, and the bytes of all its rows.
     rest: Option<(RecordBatch, ArgumentBytes, usize)>,
-    /// Of the rows since the window gave all that it had.
-    open: FrameRows,
+    /// Pieces of which the window has not given all rows, and rows of those before.
+    waiting: VecDeque<FrameRows>,
+    given: u64,
     rows_in: u64,
 }
 
@@ -177,36 +186,45 @@ impl PieceFeeder {
     /// How many rows the next piece has.
     fn next_rows(&mut self, bytes: &ArgumentBytes, start: usize, end: usize) -> Result<usize> {
         let widest = self.progress.widest.load(Ordering::Relaxed);
-        let waiting = self.rows_in.saturating_sub(self.progress.rows_out.load(Ordering::Relaxed));
-        if waiting == 0 {
-            self.open = FrameRows::default();
-        }
-        self.open.rows = waiting;
-        let mut length = 0;
+        let waiting = self.waiting();
+        let mut piece = FrameRows::default();
+        let (mut length, mut needed) = (0, 0);
         for row in start..end {
-            let before = (self.open.rows, self.open.chosen, self.open.collected);
-            self.open.add(bytes, row);
-            if length > 0 && self.open.results(widest) > self.piece_bytes {
-                (self.open.rows, self.open.chosen, self.open.collected) = before;
+            piece.add(bytes, row);
+            let results = waiting.with(&piece).results(widest);
+            if length > 0 && results > self.piece_bytes {
                 break;
             }
-            length += 1;
+            (length, needed) = (length + 1, results);
         }
-        self.reserve(widest)?;
+        let mut piece = FrameRows::default();
+        (start..start + length).for_each(|row| piece.add(bytes, row));
+        self.waiting.push_back(piece);
+        self.reserve(needed)?;
         Ok(length)
     }
 
+    /// All rows of which the window has not given the results.
+    fn waiting(&mut self) -> FrameRows {
+        let rows_out = self.progress.rows_out.load(Ordering::Relaxed);
+        while let Some(rows) = self.waiting.front().map(|first| first.rows).filter(|rows| self.given + rows <= rows_out)
+        {
+            self.given += rows;
+            self.waiting.pop_front();
+        }
+        let all = self.waiting.iter().fold(FrameRows::default(), |all, piece| all.with(piece));
+        FrameRows { rows: self.rows_in.saturating_sub(rows_out), ..all }
+    }
+
     /// Asks for what the window may have in memory when it has computed.
-    fn reserve(&self, widest: u64) -> Result<()> {
-        let bytes = usize::try_from(self.open.results(widest)).unwrap_or(usize::MAX / 2);
-        self.progress.memory.try_resize(bytes)
+    fn reserve(&self, bytes: u64) -> Result<()> {
+        self.progress.memory.try_resize(usize::try_from(bytes).unwrap_or(usize::MAX / 2))
     }
 
     /// What the window computes when it has all rows.
     fn reserve_last(&mut self) -> Result<()> {
-        let waiting = self.rows_in.saturating_sub(self.progress.rows_out.load(Ordering::Relaxed));
-        self.open.rows = waiting;
-        self.reserve(self.progress.widest.load(Ordering::Relaxed))
+        let needed = self.waiting().results(self.progress.widest.load(Ordering::Relaxed));
+        self.reserve(needed)
     }
 
     async fn next(&mut self) -> Result<Option<RecordBatch>> {
@@ -276,11 +294,11 @@ impl KeptRows {
             Ok(SortColumn { values: key.evaluate(batch)?.into_array(rows)?, options: None })
         };
         let columns = self.partition_by.iter().map(column).collect::<Result<Vec<_>>>()?;
-        let key = |range: Range<usize>| {
+        let with_key = |range: Range<usize>| -> Result<(Vec<ScalarValue>, Range<usize>)> {
             let values = columns.iter().map(|column| ScalarValue::try_from_array(&column.values, range.start));
             Ok((values.collect::<Result<Vec<_>>>()?, range))
         };
-        evaluate_partition_ranges(rows, &columns)?.into_iter().map(key).collect()
+        evaluate_partition_ranges(rows, &columns)?.into_iter().map(with_key).collect()
     }
 }
 
@@ -357,8 +375,8 @@ impl ExecutionPlan for WindowInputExec {
             return Ok(rows);
         }
         let piece_bytes = PIECE_BYTES.min(limit / PIECE_SHARE).max(1);
-        let open = FrameRows::default();
-        let feeder = PieceFeeder { rows, functions, progress, piece_bytes, rest: None, open, rows_in: 0 };
+        let waiting = VecDeque::new();
+        let feeder = PieceFeeder { rows, functions, progress, piece_bytes, rest: None, waiting, given: 0, rows_in: 0 };
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), fed(feeder))))
     }
 
