@@ -118,7 +118,6 @@ fn with_small_batches(state: &SessionState, rows: usize) -> SessionState {
 }
 
 /// How many rows batches may have, as far as a plan tells.
-#[derive(Default)]
 struct ExpectedRows {
     /// For constants and windows, which need that leaves have such batches, too.
     on_this_node: Option<usize>,
