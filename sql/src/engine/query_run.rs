@@ -118,14 +118,14 @@ fn with_small_batches(state: &SessionState, rows: usize) -> SessionState {
 }
 
 /// How many rows batches may have, as far as a plan tells.
-struct ExpectedRows {
+struct ExpectedBatchRows {
     /// For constants and windows, which need that leaves have such batches, too.
     on_this_node: Option<usize>,
     /// For the rows of tables that are joined.
     of_tables: Option<usize>,
 }
 
-fn expected_rows(plan: &Arc<dyn ExecutionPlan>) -> datafusion::error::Result<ExpectedRows> {
+fn expected_rows(plan: &Arc<dyn ExecutionPlan>) -> datafusion::error::Result<ExpectedBatchRows> {
     let (mut constants, mut row_bytes, mut is_joined, mut collects) = (0, 0u64, false, false);
     plan.apply(|node| {
         constants = row_width::constant_bytes(node)?.max(constants);
@@ -136,7 +136,7 @@ fn expected_rows(plan: &Arc<dyn ExecutionPlan>) -> datafusion::error::Result<Exp
     })?;
     let of_constants = (constants > 0).then(|| row_width::rows_of_width(constants));
     let of_windows = collects.then_some(COLLECTING_ROWS);
-    Ok(ExpectedRows {
+    Ok(ExpectedBatchRows {
         on_this_node: of_constants.into_iter().chain(of_windows).min(),
         of_tables: is_joined.then(|| row_width::rows_of_average(row_bytes)),
     })
