@@ -14,6 +14,8 @@
 //! | `plan_size` | plans that would become too large to be optimized |
 //! | `query_stream`, `relabel`, `views` | a running query, and its rows with the promised schema, which has no views |
 //! | `bounded_functions`, `growth` | functions whose results would take too much memory or time |
+//! | `row_width` | rows that joins, subqueries and `unnest` would copy too often |
+//! | `bounded_windows`, `window_input` | the memory of window functions |
 //! | `unsound` | queries that the engine would answer wrongly |
 //! | `exact_cast_rule` | the rules of DataFusion, with casts that they do not move where that is wrong |
 //! | `cooperative_joins` | joins that leave their thread to others |
@@ -22,6 +24,7 @@
 mod admission;
 mod binding;
 mod bounded_functions;
+mod bounded_windows;
 mod cooperative_joins;
 mod exact_cast_rule;
 mod growth;
@@ -34,10 +37,12 @@ mod query_run;
 mod query_stream;
 mod relabel;
 mod result_size;
+mod row_width;
 mod stages;
 mod statement_catalog;
 mod unsound;
 mod views;
+mod window_input;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,12 +63,13 @@ use volley_common::{Error, Result};
 
 use self::admission::QueryAdmission;
 use self::bounded_functions::BoundedPlanner;
+use self::bounded_windows::BoundedWindows;
 use self::cooperative_joins::CooperativeJoins;
 use self::exact_cast_rule::ExactCastAnalysis;
 use self::memory_shares::QueryMemoryPool;
 use self::part_table::PartTable;
 use self::query_run::QueryRun;
-use self::query_stream::{Deadline, catch_panic};
+use self::query_stream::{Deadline, Restart, catch_panic};
 use self::relabel::Relabel;
 use self::stages::QueryStages;
 use self::statement_catalog::StatementCatalog;
@@ -142,6 +148,7 @@ impl SqlEngine {
             .with_default_features()
             .with_analyzer_rule(Arc::new(ExactCastAnalysis))
             .with_optimizer_rules(exact_cast_rule::optimizer_rules())
+            .with_physical_optimizer_rule(Arc::new(BoundedWindows))
             .with_physical_optimizer_rule(Arc::new(CooperativeJoins))
             .with_catalog_list(Arc::new(StatementCatalog::default()));
         // After those of the same names.
@@ -226,11 +233,14 @@ impl SqlEngine {
         let permit = self.admission.admit(caller)?;
         let deadline = Deadline::after(self.config.timeout);
         let PlannedQuery { state, plan, engine_schema, schema, .. } = query;
-        let run = QueryRun { state, plan, stages: self.stages.clone(), deadline };
+        let run = Arc::new(QueryRun { state, plan, stages: self.stages.clone(), deadline });
         let started = Deadline::limit(deadline, catch_panic(run.start())).await???;
         let relabel = Relabel::new(&started.schema, &engine_schema)?;
-        let restart = async move { run.start().await.map(|again| again.rows) };
-        let restart = started.has_stages.then(|| restart.boxed());
+        let start = |run: Arc<QueryRun>| async move { run.start().await.map(|again| again.rows) }.boxed();
+        let restart = Restart {
+            on_other_nodes: started.has_stages.then(|| start(run.clone())),
+            in_batches_of: Box::new(move |rows| start(Arc::new(run.in_batches_of(rows)))),
+        };
         Ok(QueryStream::start(started.rows, restart, schema, relabel, deadline, permit))
     }
 

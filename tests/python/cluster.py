@@ -97,6 +97,10 @@ def environment():
     return {k: v for k, v in os.environ.items() if not k.startswith("VOLLEY_")} | {"RUST_LOG": "info"}
 
 
+# A node writes to the disk on which the tests run however full it is.
+ANY_DISK = ("--high-water", "100", "--low-water", "100")
+
+
 def reserve():
     """A network as "127.A.B" that no other cluster uses, and the socket that reserves it; no member listens there."""
     for _ in range(1000):
@@ -150,7 +154,7 @@ class Cluster:
             str(BIN / "volley-node"), "--coordinators", self.peer_ports,
             *self._flags(f"node{i}", host, 8816),
             "--peer-listen", f"{host}:8826", "--http-listen", f"{host}:8836",
-            "--data-dir", str(folder), "--zone", zone, *self.node_options,
+            "--data-dir", str(folder), "--zone", zone, *ANY_DISK, *self.node_options,
         ]
         return Member(f"node{i}", host, command, folder, self.variables)
 

@@ -366,7 +366,7 @@ impl PartStore {
         }
     }
 
-    /// Overrides the space that the file system reports.
+    /// Overrides the space that the file system reports; `None`: what it reports is used.
     #[cfg(test)]
     pub(crate) fn override_space(&self, space: Option<DiskSpace>) {
         self.0.volume.override_space(space);

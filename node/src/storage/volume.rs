@@ -28,6 +28,7 @@ pub struct Volume {
     /// For error messages.
     node: NodeId,
     health: Mutex<DiskHealth>,
+    /// What the tests say about the file system: they pass however full the disk is on which they run.
     #[cfg(test)]
     space_override: Mutex<Option<DiskSpace>>,
 }
@@ -65,7 +66,7 @@ impl Volume {
             node,
             health: Mutex::new(DiskHealth::new(watermarks)),
             #[cfg(test)]
-            space_override: Mutex::default(),
+            space_override: Mutex::new(Some(DiskSpace { total: 1 << 40, free: 1 << 39 })),
         }
     }
 
@@ -195,7 +196,7 @@ impl Volume {
         ))
     }
 
-    /// Overrides what the file system reports.
+    /// Overrides what the file system reports; `None`: what it reports is used.
     #[cfg(test)]
     pub fn override_space(&self, space: Option<DiskSpace>) {
         *self.space_override.lock() = space;

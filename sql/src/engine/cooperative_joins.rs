@@ -17,12 +17,16 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
+use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{
     ChildStats, ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
     ReplaceChildrenOptions, StatisticsArgs, replace_children_if_necessary,
 };
 use futures::{Stream, StreamExt, stream};
+
+use super::row_width::{self, RowWidthExec};
 
 /// Rows of the first piece of a partition.
 const FIRST_ROWS: usize = 64;
@@ -68,11 +72,37 @@ pub(super) fn in_pieces(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn Executio
 }
 
 fn with_pauses(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
-    let join = with_pieces(node)?;
-    if join.transformed {
-        return Ok(Transformed::yes(Arc::new(CooperativeExec::new(join.data))));
+    if let Some(unnest) = node.downcast_ref::<UnnestExec>() {
+        if unnest.input().is::<RowWidthExec>() || unnest.list_column_indices().is_empty() {
+            return Ok(Transformed::no(node));
+        }
+        let lists = unnest.list_column_indices().iter().map(|list| list.index_in_input_schema).collect();
+        let input: Arc<dyn ExecutionPlan> = Arc::new(RowWidthExec::new(unnest.input().clone(), lists));
+        return with_inputs(node, vec![input]);
     }
-    Ok(join)
+    if let Some(main) = node.downcast_ref::<ScalarSubqueryExec>().map(|with_values| with_values.input().clone()) {
+        // The value of a subquery is a constant of the rows above.
+        let values = node.children().into_iter().skip(1).map(row_width::checked_rows);
+        let inputs = std::iter::once(Ok(main)).chain(values).collect::<Result<Vec<_>>>()?;
+        return with_inputs(node, inputs);
+    }
+    let join = with_pieces(node)?;
+    if !join.transformed {
+        return Ok(join);
+    }
+    // The join repeats rows of the side that it collects.
+    let sides: Vec<_> = join.data.children().into_iter().cloned().collect();
+    let [build, probe] = sides.as_slice() else { return internal_err!("a join has two inputs") };
+    let join = with_inputs(join.data.clone(), vec![row_width::checked_rows(build)?, probe.clone()])?;
+    Ok(Transformed::yes(Arc::new(CooperativeExec::new(join.data))))
+}
+
+/// The step with other inputs. With those of the same properties, its own and those of all above stay.
+fn with_inputs(
+    node: Arc<dyn ExecutionPlan>,
+    inputs: Vec<Arc<dyn ExecutionPlan>>,
+) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    replace_children_if_necessary(node, inputs).map(Transformed::yes)
 }
 
 fn with_pieces(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
@@ -83,9 +113,8 @@ fn with_pieces(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Execu
     if !is_join || probe.is::<CooperativeProbeExec>() {
         return Ok(Transformed::no(node));
     }
-    let sides: Vec<Arc<dyn ExecutionPlan>> = vec![build.clone(), Arc::new(CooperativeProbeExec::new(probe.clone()))];
-    // The side has the same properties, so that those of the join and of all above stay.
-    replace_children_if_necessary(node, sides).map(Transformed::yes)
+    let probe: Arc<dyn ExecutionPlan> = Arc::new(CooperativeProbeExec::new(probe.clone()));
+    with_inputs(node, vec![build.clone(), probe])
 }
 
 /// The probe side of a join, in pieces.
@@ -152,7 +181,8 @@ impl ExecutionPlan for CooperativeProbeExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let rows = pieces(self.input.execute(partition, context)?);
+        let batch_rows = context.session_config().batch_size();
+        let rows = pieces(self.input.execute(partition, context)?, batch_rows);
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
 
@@ -183,9 +213,10 @@ struct ProbeSlices {
     given: Option<Instant>,
 }
 
-fn pieces(rows: SendableRecordBatchStream) -> impl Stream<Item = Result<RecordBatch>> + Send {
+/// `batch_rows`: the most rows of a piece.
+fn pieces(rows: SendableRecordBatchStream, batch_rows: usize) -> impl Stream<Item = Result<RecordBatch>> + Send {
     let slices = ProbeSlices { rows, rest: None, piece_rows: FIRST_ROWS, given: None };
-    stream::try_unfold(slices, |mut slices| async move {
+    stream::try_unfold(slices, move |mut slices| async move {
         if let Some(taken) = slices.given.map(|given| given.elapsed()) {
             slices.piece_rows = next_rows(slices.piece_rows, taken);
             if taken > LONG {
@@ -195,11 +226,15 @@ fn pieces(rows: SendableRecordBatchStream) -> impl Stream<Item = Result<RecordBa
         let batch = match slices.rest.take() {
             Some(rest) => rest,
             None => match slices.rows.next().await {
-                Some(batch) => batch?,
+                Some(batch) => {
+                    let batch = batch?;
+                    row_width::check(&batch, batch_rows)?;
+                    batch
+                }
                 None => return Ok(None),
             },
         };
-        let rows = slices.piece_rows.min(batch.num_rows());
+        let rows = slices.piece_rows.min(batch_rows).min(batch.num_rows());
         if rows < batch.num_rows() {
             slices.rest = Some(batch.slice(rows, batch.num_rows() - rows));
         }
@@ -247,7 +282,7 @@ mod tests {
         };
         let batches: Vec<Result<RecordBatch>> = vec![Ok(batch(0..1000)), Ok(batch(0..0)), Ok(batch(1000..1001))];
         let rows = RecordBatchStreamAdapter::new(batch(0..0).schema(), stream::iter(batches));
-        let pieces: Vec<RecordBatch> = pieces(Box::pin(rows)).try_collect().await.unwrap();
+        let pieces: Vec<RecordBatch> = pieces(Box::pin(rows), 8192).try_collect().await.unwrap();
         assert_eq!(pieces[0].num_rows(), FIRST_ROWS);
         let numbers = pieces.iter().flat_map(|piece| piece.column(0).as_primitive::<Int64Type>().values().to_vec());
         assert_eq!(numbers.collect::<Vec<_>>(), (0..1001).collect::<Vec<i64>>());

@@ -198,7 +198,8 @@ fn points_of_rows(array: &ArrayRef) -> Result<Vec<Option<i128>>> {
     Ok(points.as_primitive::<Int64Type>().iter().map(|point| point.map(|it| i128::from(it) * unit)).collect())
 }
 
-fn bytes_of_rows(array: &ArrayRef) -> Vec<u64> {
+/// Bytes of each value; of numbers as text.
+pub(super) fn bytes_of_rows(array: &ArrayRef) -> Vec<u64> {
     match array.data_type() {
         DataType::Null => vec![0; array.len()],
         DataType::Utf8 => differences(array.as_string::<i32>().value_offsets()),
@@ -215,7 +216,8 @@ fn bytes_of_rows(array: &ArrayRef) -> Vec<u64> {
     }
 }
 
-fn elements_of_rows(array: &ArrayRef) -> Vec<u64> {
+/// How many elements each list has; what is no list is one.
+pub(super) fn elements_of_rows(array: &ArrayRef) -> Vec<u64> {
     match array.data_type() {
         DataType::List(_) => differences(array.as_list::<i32>().value_offsets()),
         DataType::LargeList(_) => differences(array.as_list::<i64>().value_offsets()),

@@ -33,6 +33,7 @@ use futures::{Stream, StreamExt, stream};
 use volley_common::{Error, NodeId};
 
 use super::relabel::Relabel;
+use super::row_width::{SmallBatches, small_batches};
 use crate::fault::into_datafusion;
 use crate::predicate::Predicate;
 use crate::source::{PartScan, PlannedPart, PlannedTable, ScanCounts, TableSource};
@@ -114,6 +115,11 @@ impl PartScanExec {
     /// Whether only some rows of its parts are read, which a filter selects.
     pub(super) fn is_filtered(&self) -> bool {
         self.filter.is_some()
+    }
+
+    /// About how many bytes a row of the table has.
+    pub(super) fn row_bytes(&self) -> u64 {
+        self.table.bytes / self.table.rows.max(1)
     }
 
     fn group(&self, partition: usize) -> Result<Range<usize>> {
@@ -224,7 +230,7 @@ impl ExecutionPlan for PartScanExec {
         self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
-    fn execute(&self, partition: usize, _context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let parts = self.group(partition)?;
         if parts.is_empty() {
             return Ok(Box::pin(EmptyRecordBatchStream::new(self.schema.clone())));
@@ -248,6 +254,14 @@ impl ExecutionPlan for PartScanExec {
             Ok(batch.record_output(&metrics))
         });
         let batches = batches.chain(check);
+        let settings = context.session_config();
+        if settings.get_extension::<SmallBatches>().is_some() {
+            let most = settings.batch_size();
+            let batches = batches.flat_map(move |batch| {
+                stream::iter(batch.map_or_else(|error| vec![Err(error)], |batch| small_batches(&batch, most)))
+            });
+            return Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))));
+        }
         Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))))
     }
 

@@ -5,18 +5,26 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::display::{PlanType, StringifiedPlan};
 use datafusion::common::format::ExplainFormat;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::{Explain, LogicalPlan};
 use datafusion::physical_plan::explain::ExplainExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use volley_common::Result;
 
+use super::cooperative_joins::CooperativeProbeExec;
+use super::part_scan::PartScanExec;
 use super::query_stream::Deadline;
+use super::row_width::{self, SmallBatches};
 use super::stages::{QueryPlacement, QueryStages};
+use super::window_input::WindowInputExec;
 use crate::fault::checked;
 
 /// The step of planning, as EXPLAIN VERBOSE names it.
 const STAGES: &str = "stages";
+
+/// Rows of a batch where windows collect lists and texts that grow from row to row.
+const COLLECTING_ROWS: usize = 256;
 
 /// Starts one query, as often as it has to be planned.
 pub(super) struct QueryRun {
@@ -43,18 +51,35 @@ impl QueryRun {
     /// Those of planning.
     pub(super) async fn start(&self) -> Result<StartedQuery> {
         let plan = checked(self.state.create_physical_plan(&self.plan).await)?;
-        let Some(stages) = &self.stages else { return execute(plan, &self.state, false) };
+        let rows = checked(expected_rows(&plan))?;
+        if let Some(rows) = rows.on_this_node.filter(|rows| *rows < self.state.config().batch_size()) {
+            return execute(plan, &with_small_batches(&self.state, rows), false);
+        }
+        let narrowed = rows.of_tables.filter(|rows| *rows < self.state.config().batch_size());
+        let narrowed = narrowed.map(|rows| {
+            let mut state = self.state.clone();
+            *state.config_mut() = state.config().clone().with_batch_size(rows);
+            state
+        });
+        let state = narrowed.as_ref().unwrap_or(&self.state);
+        let Some(stages) = &self.stages else { return execute(plan, state, false) };
         if let LogicalPlan::Explain(explain) = &self.plan {
             let explained = self.explain(explain, plan, stages).await?;
-            return execute(explained, &self.state, false);
+            return execute(explained, state, false);
         }
-        match stages.place(&self.state, &self.plan, &plan, self.deadline).await? {
+        match stages.place(state, &self.plan, &plan, self.deadline).await? {
             QueryPlacement::Head(reason) => {
                 tracing::debug!(reason, "a query stays on this node");
-                execute(plan, &self.state, false)
+                execute(plan, state, false)
             }
             QueryPlacement::Stages(staged) => execute(staged.plan, &staged.state, true),
         }
+    }
+
+    /// The same on this node alone, with batches of so many rows.
+    pub(super) fn in_batches_of(&self, rows: usize) -> Self {
+        let state = with_small_batches(&self.state, rows);
+        QueryRun { state, plan: self.plan.clone(), stages: None, deadline: self.deadline }
     }
 
     /// What EXPLAIN shows: the stages, if there are any. EXPLAIN VERBOSE says why there are none.
@@ -81,6 +106,40 @@ impl QueryRun {
         }
         Ok(Arc::new(ExplainExec::new(exec.schema(), plans, exec.verbose())))
     }
+}
+
+/// A session whose leaves and steps have batches of so many rows.
+fn with_small_batches(state: &SessionState, rows: usize) -> SessionState {
+    let mut state = state.clone();
+    let mut config = state.config().clone().with_batch_size(rows.max(1));
+    config.set_extension(Arc::new(SmallBatches));
+    *state.config_mut() = config;
+    state
+}
+
+/// How many rows batches may have, as far as a plan tells.
+struct ExpectedBatchRows {
+    /// For constants and windows, which need that leaves have such batches, too.
+    on_this_node: Option<usize>,
+    /// For the rows of tables that are joined.
+    of_tables: Option<usize>,
+}
+
+fn expected_rows(plan: &Arc<dyn ExecutionPlan>) -> datafusion::error::Result<ExpectedBatchRows> {
+    let (mut constants, mut row_bytes, mut is_joined, mut collects) = (0, 0u64, false, false);
+    plan.apply(|node| {
+        constants = row_width::constant_bytes(node)?.max(constants);
+        row_bytes = row_bytes.saturating_add(node.downcast_ref::<PartScanExec>().map_or(0, PartScanExec::row_bytes));
+        is_joined |= node.is::<CooperativeProbeExec>();
+        collects |= node.downcast_ref::<WindowInputExec>().is_some_and(WindowInputExec::grows);
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    let of_constants = (constants > 0).then(|| row_width::rows_of_width(constants));
+    let of_windows = collects.then_some(COLLECTING_ROWS);
+    Ok(ExpectedBatchRows {
+        on_this_node: of_constants.into_iter().chain(of_windows).min(),
+        of_tables: is_joined.then(|| row_width::rows_of_average(row_bytes)),
+    })
 }
 
 fn execute(plan: Arc<dyn ExecutionPlan>, state: &SessionState, has_stages: bool) -> Result<StartedQuery> {

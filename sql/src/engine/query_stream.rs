@@ -22,7 +22,7 @@ use volley_common::{Code, Error, Result};
 
 use super::admission::QueryPermit;
 use super::relabel::Relabel;
-use super::views;
+use super::{row_width, views};
 use crate::fault::from_datafusion;
 
 /// Batches that wait for the receiver of the rows.
@@ -31,8 +31,16 @@ const QUEUED_BATCHES: usize = 2;
 /// A batch; none is the end of the rows.
 type Delivery = Result<Option<RecordBatch>>;
 
-/// The rows of a query that is planned and started again, because a node was lost.
-pub(super) type Restart = BoxFuture<'static, Result<SendableRecordBatchStream>>;
+/// The rows of a query that is planned and started again.
+pub(super) type RestartedRows = BoxFuture<'static, Result<SendableRecordBatchStream>>;
+
+/// How a query starts again, as long as no row was sent.
+pub(super) struct Restart {
+    /// If other nodes run tasks of the query: after one of these was lost.
+    pub(super) on_other_nodes: Option<RestartedRows>,
+    /// On this node alone, with batches of so many rows: after rows were too wide.
+    pub(super) in_batches_of: Box<dyn Fn(usize) -> RestartedRows + Send + Sync>,
+}
 
 /// The rows of a running query. Dropping it cancels the query. It can be polled anywhere; the query runs on the runtime where it
 /// was started.
@@ -86,10 +94,10 @@ pub(super) async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T> {
 
 impl QueryStream {
     /// Starts to deliver `rows` with `schema`, which is the one of `relabel` without its views. `permit` is kept until the query
-    /// ends. `restart`: if other nodes run tasks of the query.
+    /// ends.
     pub(super) fn start(
         rows: SendableRecordBatchStream,
-        restart: Option<Restart>,
+        restart: Restart,
         schema: SchemaRef,
         relabel: Relabel,
         deadline: Option<Deadline>,
@@ -116,7 +124,7 @@ impl QueryStream {
 /// Delivers all rows and then the end, or an error.
 async fn deliver(
     mut rows: SendableRecordBatchStream,
-    mut restart: Option<Restart>,
+    mut restart: Restart,
     relabel: Relabel,
     promised: SchemaRef,
     sender: mpsc::Sender<Delivery>,
@@ -161,19 +169,23 @@ async fn deliver(
     let _ = sender.send(last).await;
 }
 
-/// The rows from the beginning, if a query with tasks on other nodes lost one of these before its first row.
+/// The rows from the beginning, if no row was sent, and a query with tasks on other nodes lost one of these, or its rows are too wide for its
+/// batches.
 ///
 /// # Errors
 /// The failure, if the query is not started again.
-async fn after_failure(
-    error: Error,
-    has_sent: bool,
-    restart: &mut Option<Restart>,
-) -> Result<SendableRecordBatchStream> {
+async fn after_failure(error: Error, has_sent: bool, restart: &mut Restart) -> Result<SendableRecordBatchStream> {
+    if let Some(rows) = row_width::fitting_rows(&error) {
+        if has_sent {
+            return Err(error);
+        }
+        tracing::debug!(%error, rows, "a query is started again with batches of fewer rows");
+        return catch_panic((restart.in_batches_of)(rows)).await?;
+    }
     if error.code != Code::Unavailable {
         return Err(error);
     }
-    match restart.take() {
+    match restart.on_other_nodes.take() {
         Some(_) if has_sent => Err(Error::unavailable(format!(
             "{error}; rows of the result were sent already, so the query was not started again: run it again"
         ))),

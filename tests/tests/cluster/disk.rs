@@ -211,6 +211,9 @@ async fn full_disk_refuses_puts_and_accepts_them_again() {
     rows::put(&client, "before", &keyed(), 0..1000).await.unwrap();
     assert!(cluster.nodes[0].stop().await.success());
     let Some(disk) = TmpfsDisk::under(&cluster.nodes[0], "16m") else { return };
+    for (flag, percent) in [("--low-water", "90"), ("--high-water", "95")] {
+        cluster.nodes[0].set_flag(flag, percent);
+    }
     cluster.nodes[0].restart().await;
     cluster.settle().await;
     let there = cluster.nodes[0].client().await;

@@ -104,6 +104,7 @@ fn full_disk_leaves_nothing_behind() {
     let bytes = fs::read(only_file(source_dir.path())).unwrap();
     let never = Watermarks { high: 100.0, low: 100.0 };
     let store = PartStore::open_with(&disk.0.path().join("data"), never).unwrap();
+    store.override_space(None);
     let (tmp, parts) = (disk.0.path().join("data/tmp"), disk.0.path().join("data/parts"));
     let (mut failed, mut fitted) = (0, 0);
     for free in (0..bytes.len() as u64 + (256 << 10)).step_by(8 << 10) {

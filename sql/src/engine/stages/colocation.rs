@@ -29,6 +29,7 @@ use datafusion::physical_plan::{
 use super::colocated_join::ColocatedJoinExec;
 use crate::engine::cooperative_joins::CooperativeProbeExec;
 use crate::engine::part_scan::PartScanExec;
+use crate::engine::row_width::RowWidthExec;
 use crate::source::TableSharding;
 
 /// With more tasks for each shard, too many would have nothing to join.
@@ -156,6 +157,7 @@ fn scan_below(plan: &Arc<dyn ExecutionPlan>) -> Option<&PartScanExec> {
                 || plan.is::<CoalescePartitionsExec>()
                 || plan.is::<CooperativeExec>()
                 || plan.is::<CooperativeProbeExec>()
+                || plan.is::<RowWidthExec>()
         }
     };
     if !takes_rows || plan.fetch().is_some() {

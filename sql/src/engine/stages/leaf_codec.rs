@@ -1,4 +1,4 @@
-//! The engine's own operators as bytes, and back: leaves, and the probe sides of joins.
+//! The engine's own operators as bytes, and back: leaves, and what stands below joins and `unnest`.
 
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use super::colocated_join::ColocatedJoinExec;
 use super::portability::check_received;
 use crate::engine::cooperative_joins::CooperativeProbeExec;
 use crate::engine::part_scan::PartScanExec;
+use crate::engine::row_width::RowWidthExec;
 use crate::fault::into_datafusion;
 use crate::query_network::QueryNetwork;
 
@@ -56,12 +57,32 @@ impl ScanCodec {
     }
 }
 
-/// The probe side of a join, which is sent as nothing but its input.
-fn probe_side(bytes: &[u8], inputs: &[Arc<dyn ExecutionPlan>]) -> Option<Arc<dyn ExecutionPlan>> {
-    match inputs {
-        [input] if bytes.is_empty() => Some(Arc::new(CooperativeProbeExec::new(input.clone()))),
+/// The first byte of a check of rows.
+const ROW_WIDTH: u8 = 1;
+
+/// An operator with one input: the probe side of a join, which is sent as nothing but its input, or a check of rows, with the numbers of
+/// the lists that it measures.
+fn of_input(bytes: &[u8], inputs: &[Arc<dyn ExecutionPlan>]) -> Option<Arc<dyn ExecutionPlan>> {
+    let [input] = inputs else { return None };
+    match bytes {
+        [] => Some(Arc::new(CooperativeProbeExec::new(input.clone()))),
+        [ROW_WIDTH, lists @ ..] => {
+            let number = |bytes: &[u8]| bytes.iter().fold(0, |number: usize, byte| (number << 8) | usize::from(*byte));
+            let lists = lists.chunks(4).map(number).collect();
+            Some(Arc::new(RowWidthExec::new(input.clone(), lists)))
+        }
         _ => None,
     }
+}
+
+/// What is sent of an operator with one input beside this; `None`: it is another operator.
+fn with_input(node: &Arc<dyn ExecutionPlan>) -> Option<Vec<u8>> {
+    if node.is::<CooperativeProbeExec>() {
+        return Some(Vec::new());
+    }
+    let lists = node.downcast_ref::<RowWidthExec>()?.lists();
+    let numbers = lists.iter().flat_map(|list| u32::try_from(*list).unwrap_or(u32::MAX).to_be_bytes());
+    Some(std::iter::once(ROW_WIDTH).chain(numbers).collect())
 }
 
 /// The message, if it is sent for an operator without inputs.
@@ -80,8 +101,8 @@ impl PhysicalExtensionCodec for ScanCodec {
         _ctx: &TaskContext,
         _proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        if let Some(probe) = probe_side(buf, inputs) {
-            return Ok(probe);
+        if let Some(known) = of_input(buf, inputs) {
+            return Ok(known);
         }
         self.decode(&decoded::<PartScanLeaf>(buf, inputs)?)
     }
@@ -92,8 +113,9 @@ impl PhysicalExtensionCodec for ScanCodec {
         buf: &mut Vec<u8>,
         _proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
-        if !node.is::<CooperativeProbeExec>() {
-            buf.extend(self.encode(&node)?.encode_to_vec());
+        match with_input(&node) {
+            Some(bytes) => buf.extend(bytes),
+            None => buf.extend(self.encode(&node)?.encode_to_vec()),
         }
         Ok(())
     }
@@ -107,8 +129,8 @@ impl PhysicalExtensionCodec for LeafCodec {
         ctx: &TaskContext,
         proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        if let Some(probe) = probe_side(buf, inputs) {
-            return Ok(probe);
+        if let Some(known) = of_input(buf, inputs) {
+            return Ok(known);
         }
         match decoded::<PlanLeaf>(buf, inputs)?.leaf {
             Some(Leaf::Scan(scan)) => self.scans.decode(&scan),
@@ -129,7 +151,8 @@ impl PhysicalExtensionCodec for LeafCodec {
         buf: &mut Vec<u8>,
         proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
-        if node.is::<CooperativeProbeExec>() {
+        if let Some(bytes) = with_input(&node) {
+            buf.extend(bytes);
             return Ok(());
         }
         let leaf = match node.downcast_ref::<ColocatedJoinExec>() {

@@ -25,7 +25,7 @@ use crate::engine::cooperative_joins::CooperativeProbeExec;
 use crate::fault::{from_datafusion, into_datafusion};
 
 /// The operators that leave this node.
-const OPERATORS: [&str; 22] = [
+const OPERATORS: [&str; 23] = [
     "AggregateExec",
     "CoalesceBatchesExec",
     "CoalescePartitionsExec",
@@ -43,6 +43,7 @@ const OPERATORS: [&str; 22] = [
     "PlaceholderRowExec",
     "ProjectionExec",
     "RepartitionExec",
+    "RowWidthExec",
     "SortExec",
     "SortExec(TopK)",
     "SortPreservingMergeExec",
@@ -50,9 +51,10 @@ const OPERATORS: [&str; 22] = [
     "UnnestExec",
 ];
 /// The operators of which users know what they are for.
-const NAMED: [(&str, &str); 4] = [
+const NAMED: [(&str, &str); 5] = [
     ("ScalarSubqueryExec", "a scalar subquery"),
     ("WindowAggExec", "a window function"),
+    ("WindowOutputExec", "a window function"),
     ("BoundedWindowAggExec", "a window function"),
     ("RecursiveQueryExec", "a recursive query"),
 ];

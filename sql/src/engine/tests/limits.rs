@@ -166,3 +166,55 @@ async fn queries_beyond_the_limit_are_refused_until_one_ends() {
     }
     assert_eq!(rig.rows("SELECT count(id) FROM orders", &["orders"]).await, ["5"]);
 }
+
+/// Lists and texts of whole tables, with each row of another one: together some gigabytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_values_are_joined_in_small_batches() {
+    let rig = with_memory(256 << 20);
+    let list = "(SELECT array_agg(key) AS x FROM big WHERE key < 50000) c";
+    let few = "(SELECT key FROM big WHERE key < 1000) b";
+    for (sql, rows) in [
+        (format!("SELECT sum(array_length(x)) FROM {list} CROSS JOIN {few}"), "50000000"),
+        (format!("SELECT sum(array_length(x)) FROM {list} CROSS JOIN {few} WHERE array_length(x) > b.key"), "50000000"),
+        (format!("SELECT count(x) FROM {few} LEFT JOIN {list} ON x[1] <> b.key + 100000"), "1000"),
+        (
+            format!("SELECT sum(array_length((SELECT array_agg(key) FROM big WHERE key < 50000))) FROM {few}"),
+            "50000000",
+        ),
+    ] {
+        assert_eq!(rig.rows(&sql, &["big"]).await, [rows], "{sql}");
+        all_memory_freed(&rig).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn windows_count_their_rows_and_results() {
+    let rig = with_memory(64 << 20);
+    let lists =
+        "SELECT sum(array_length(x)) FROM (SELECT array_agg(key) OVER (ORDER BY key) AS x FROM big WHERE key < 4000)";
+    assert_eq!(rig.rows(lists, &["big"]).await, ["8002000"]);
+    all_memory_freed(&rig).await;
+    for window in
+        ["array_agg(key) OVER ()", "string_agg(text, ',') OVER ()", "max(text || text || text || text) OVER ()"]
+    {
+        let sql = format!("SELECT count(x) FROM (SELECT {window} AS x FROM big)");
+        let error = rig.error(&sql, &["big"]).await;
+        assert_eq!(error.code, Code::ResourceExhausted, "{sql}: {error}");
+        assert!(error.message.contains("sql_memory_bytes"), "{sql}: {error}");
+        all_memory_freed(&rig).await;
+    }
+    let small = "SELECT sum(n), count(t) FROM (SELECT sum(key) OVER (PARTITION BY key % 7) AS n, lag(text) OVER (ORDER BY key) AS t FROM big WHERE key < 7)";
+    assert_eq!(rig.rows(small, &["big"]).await, ["21|6"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn list_beside_its_own_elements_is_refused() {
+    let rig = with_memory(256 << 20);
+    let list = "(SELECT array_agg(key) AS x FROM big WHERE key < 50000)";
+    let elements = format!("SELECT count(e) FROM (SELECT unnest(x) AS e FROM {list})");
+    assert_eq!(rig.rows(&elements, &["big"]).await, ["50000"]);
+    let both = format!("SELECT count(e), max(array_length(y)) FROM (SELECT x AS y, unnest(x) AS e FROM {list})");
+    let error = rig.error(&both, &["big"]).await;
+    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    assert!(error.message.contains("unnest"), "{error}");
+}
