@@ -57,7 +57,8 @@ impl ServerOptions<'_> {
         // A node writes to the disk on which the tests run however full it is.
         let watermarks = ["--high-water", "--low-water"].map(|flag| (flag, "100".into()));
         let more = watermarks.into_iter().filter(|_| self.role == ProcessRole::Node);
-        let arguments = own.into_iter().chain(more).flat_map(|(flag, value)| [flag.to_string(), value]).chain(self.flags).collect();
+        let arguments =
+            own.into_iter().chain(more).flat_map(|(flag, value)| [flag.to_string(), value]).chain(self.flags).collect();
         let program = format!("volley-{}", self.role.name());
         ServerProcess::new(&program, self.name, format!("{}:{port}", self.advertised_host), data, arguments)
     }
