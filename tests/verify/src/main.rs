@@ -19,6 +19,7 @@
 #![allow(clippy::print_stdout, reason = "it prints its report")]
 
 mod fuzz;
+mod python_package;
 mod release_suites;
 mod steps;
 
@@ -88,7 +89,7 @@ fn run_all<'a>(project: &Project, steps: impl Iterator<Item = &'a VerifyStep>, p
         println!("\n== {}: {}", step.name, step.about);
         if step.needs_binaries && !is_built {
             let begin = Instant::now();
-            let mut build = project.cargo(&["build", "--workspace", "--bins", "--locked"]);
+            let mut build = project.cargo(&["build", "--workspace", "--bins", "--lib", "--locked"]);
             run(&mut build).map_err(|why| format!("build: {why}"))?;
             report += &line("build", begin);
             is_built = true;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use volley_verify::{Project, VerifyResult, run};
 
-use crate::{fuzz, release_suites};
+use crate::{fuzz, python_package, release_suites};
 
 /// What the steps are run for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -79,9 +79,13 @@ pub const STEPS: &[VerifyStep] = &[
         "coordinators are simulated for 30 s; SQL joins each key type and each sharding once",
         "for 10 minutes; every pair of them",
     ),
-    VerifyStep::new("clients", "tests with pyarrow as the client, and attacks in their short form", clients)
-        .with_binaries()
-        .with_forms("of a matrix of cases, each row and each column", "all cases"),
+    VerifyStep::new(
+        "clients",
+        "tests with pyarrow and the Python package as clients, and attacks in their short form",
+        clients,
+    )
+    .with_binaries()
+    .with_forms("of a matrix of cases, each row and each column", "all cases"),
     VerifyStep::new("deploy", "the chart, its schemas, the compose file, and their command lines", deploy)
         .with_binaries(),
     VerifyStep::new("chaos", "a cluster of real processes under faults, its history checked", chaos)
@@ -136,6 +140,7 @@ fn test(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
 
 fn clients(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
     let python = project.python()?;
+    let package = python_package::lay_out(project, "debug")?;
     // Then those that measure time or memory, one after the other.
     for (tests, workers) in [("not alone", &CLIENT_WORKERS[..]), ("alone", &[][..])] {
         let chosen = match purpose {
@@ -145,6 +150,7 @@ fn clients(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
         let mut command = Command::new(&python);
         command.args(["-m", "pytest", "-q", "--durations=5", "-m", chosen.as_str()]).args(workers);
         command.args(["tests/python", "tests/attack"]).env("VOLLEY_BIN_DIR", project.binaries("debug"));
+        command.env("PYTHONPATH", &package);
         run(command.current_dir(&project.root))?;
     }
     Ok(())

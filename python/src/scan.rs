@@ -1,0 +1,166 @@
+//! Rows that are fetched while they are read, in bounded memory.
+
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchReader};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow_flight::FlightInfo;
+use futures::TryStreamExt;
+use pyo3::prelude::*;
+use pyo3::types::PyCapsule;
+use tokio::sync::Mutex;
+use volley_client::{Client, FetchOptions, FetchStream};
+use volley_common::{Error, Result};
+
+use crate::batch_size::BatchSizer;
+use crate::calls::{CallMode, perform, wait};
+use crate::capsule::stream_capsule;
+use crate::requests::description;
+use crate::rows::{PyBatch, PySchema};
+
+/// A fetch, and what is left of it.
+struct ScanCursor {
+    /// None at its end.
+    stream: Option<FetchStream>,
+    sizer: BatchSizer,
+    /// What ended it: a later call must not take that for the end of the rows.
+    failed: Option<Error>,
+}
+
+impl ScanCursor {
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let next = self.read_next().await;
+        if let Err(error) = &next {
+            self.failed = Some(error.clone());
+            self.stream = None;
+        }
+        next
+    }
+
+    async fn read_next(&mut self) -> Result<Option<RecordBatch>> {
+        loop {
+            if let Some(batch) = self.sizer.pop(self.stream.is_none())? {
+                return Ok(Some(batch));
+            }
+            let Some(stream) = &mut self.stream else { return Ok(None) };
+            match stream.try_next().await? {
+                Some(fetched) => self.sizer.push(fetched.batch),
+                None => self.stream = None,
+            }
+        }
+    }
+}
+
+/// A read that is under way. Nothing is fetched before its first batch is read.
+#[pyclass(frozen, name = "Scan", module = "volley._volley")]
+pub struct PyScan {
+    schema: SchemaRef,
+    description: String,
+    state: Arc<Mutex<ScanCursor>>,
+}
+
+impl PyScan {
+    /// Reads a plan. `ordered`: batches come in the order of the rows, if they have one. `batch_rows`: how many rows a batch has.
+    ///
+    /// # Errors
+    /// Those of [`Client::fetch`].
+    pub fn open(
+        client: &Client,
+        mut plan: FlightInfo,
+        options: FetchOptions,
+        ordered: bool,
+        batch_rows: Option<usize>,
+    ) -> Result<Self> {
+        plan.ordered &= ordered;
+        let description = description(&plan).to_string();
+        let stream = client.fetch(plan, options)?;
+        let schema = stream.schema.clone();
+        let sizer = BatchSizer::new(schema.clone(), batch_rows);
+        let state = Arc::new(Mutex::new(ScanCursor { stream: Some(stream), sizer, failed: None }));
+        Ok(PyScan { schema, description, state })
+    }
+}
+
+#[pymethods]
+impl PyScan {
+    #[getter]
+    fn schema(&self) -> PySchema {
+        PySchema(self.schema.clone())
+    }
+
+    /// What the plan says about the table, as JSON.
+    #[getter]
+    fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// The next batch; `None` at the end.
+    #[pyo3(signature = (*, timeout=None, done=None))]
+    fn next_batch(&self, py: Python<'_>, timeout: Option<f64>, done: Option<Py<PyAny>>) -> PyResult<Py<PyAny>> {
+        let state = self.state.clone();
+        let next = async move { state.lock().await.next().await };
+        perform(py, CallMode::new(py, timeout, done)?, next, |py, batch| match batch {
+            Some(batch) => Ok(Py::new(py, PyBatch(batch))?.into_any()),
+            None => Ok(py.None()),
+        })
+    }
+
+    /// Ends it: all of its streams are closed.
+    #[pyo3(signature = (*, done=None))]
+    fn close(&self, py: Python<'_>, done: Option<Py<PyAny>>) -> PyResult<Py<PyAny>> {
+        let state = self.state.clone();
+        let close = async move {
+            let mut state = state.lock().await;
+            state.stream = None;
+            state.failed.get_or_insert_with(|| Error::cancelled("the scan is closed"));
+            Ok::<(), Error>(())
+        };
+        perform(py, CallMode::new(py, None, done)?, close, |py, ()| Ok(py.None()))
+    }
+
+    /// The batches that were not read yet, for another library. Errors reach it as text.
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_stream__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyCapsule>> {
+        drop(requested_schema);
+        let reader = BlockingReader { schema: self.schema.clone(), state: self.state.clone(), is_ended: false };
+        stream_capsule(py, Box::new(reader))
+    }
+}
+
+/// Reads a scan from a thread of another library, which may or may not hold the lock of the interpreter.
+struct BlockingReader {
+    schema: SchemaRef,
+    state: Arc<Mutex<ScanCursor>>,
+    is_ended: bool,
+}
+
+impl Iterator for BlockingReader {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_ended {
+            return None;
+        }
+        let state = self.state.clone();
+        let next = async move { state.lock().await.next().await };
+        let next = Python::try_attach(|py| wait(py, None, next).map_err(|error| error.to_string()));
+        let next = next.unwrap_or_else(|| Err("the interpreter is ending".into()));
+        self.is_ended = !matches!(next, Ok(Some(_)));
+        // The C interface has no zero bytes in texts.
+        next.map_err(|error| ArrowError::ExternalError(error.replace('\0', " ").into())).transpose()
+    }
+}
+
+impl RecordBatchReader for BlockingReader {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+}
