@@ -61,7 +61,7 @@ pub fn client_settings(json: &str) -> Result<ClientBuilder> {
 /// What is read.
 pub enum ReadRequest {
     /// A table, with options.
-    Table(TableName, Options),
+    Table(TableName, Box<Options>),
     /// The rows of a query.
     Query(String),
     /// What was planned before.
@@ -82,7 +82,7 @@ impl ReadRequest {
             };
         }
         let request = TableRequest::from_command(command.as_bytes(), &Default::default())?.for_read()?;
-        Ok(ReadRequest::Table(request.name, request.options))
+        Ok(ReadRequest::Table(request.name, Box::new(request.options)))
     }
 
     /// A plan as [`partitions`] makes it.

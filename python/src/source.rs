@@ -17,7 +17,7 @@ const WAITING_BATCHES: usize = 2;
 
 /// How many rows and bytes have gone through a call, for those who show its progress.
 #[derive(Clone, Default)]
-#[pyclass(frozen, name = "Counter", module = "volley._volley", skip_from_py_object)]
+#[pyclass(frozen, name = "Counter", module = "volley._volley")]
 pub struct RowCounter {
     rows: Arc<AtomicU64>,
     bytes: Arc<AtomicU64>,
