@@ -130,12 +130,12 @@ impl TicketSource {
     }
 }
 
-/// What must be equal for two plans of one version to have the same rows at the same places.
+/// What must be equal for two plans of one version to have the same rows at the same places. Whether the endpoints are ordered is
+/// the table's, and a caller who takes rows as they arrive changes it in its FlightInfo.
 #[derive(Debug, PartialEq)]
 struct PlanShape {
     schema: Bytes,
     rows: i64,
-    ordered: bool,
     /// Of each endpoint: it has its number of rows.
     endpoints: Vec<Bytes>,
 }
@@ -145,12 +145,7 @@ impl PlanShape {
     fn of(info: &FlightInfo) -> Option<Self> {
         let endpoints: Vec<Bytes> = info.endpoint.iter().map(|endpoint| endpoint.app_metadata.clone()).collect();
         let is_known = info.total_records >= 0 && endpoints.iter().all(|metadata| !metadata.is_empty());
-        is_known.then(|| PlanShape {
-            schema: info.schema.clone(),
-            rows: info.total_records,
-            ordered: info.ordered,
-            endpoints,
-        })
+        is_known.then(|| PlanShape { schema: info.schema.clone(), rows: info.total_records, endpoints })
     }
 }
 
