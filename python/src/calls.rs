@@ -6,6 +6,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use pyo3::prelude::*;
 use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 use volley_common::{Error, Result};
 
 use crate::errors::exception;
@@ -71,7 +72,9 @@ pub fn perform<T: Send + 'static>(
     };
     let runtime = runtime().map_err(|error| exception(py, &error))?;
     let task = runtime.spawn(async move {
-        let outcome = within(timeout, work).await;
+        let outcome = AbortOnDropHandle::new(tokio::spawn(within(timeout, work))).await;
+        let panicked = || Error::internal("the task of the call panicked: the standard error says where");
+        let outcome = outcome.unwrap_or_else(|_| Err(panicked()));
         // Waits for the lock of the interpreter: not on a thread of the runtime.
         let told = tokio::task::spawn_blocking(move || {
             let ended = CALLBACKS_ENDED.read();

@@ -13,7 +13,7 @@ import os
 from typing import Any, Callable, Iterable, Sequence
 
 from . import _volley
-from ._database import _write_command, command, public_settings, settings_of
+from ._database import ClusterStatus, _write_command, command, public_settings, settings_of
 from ._errors import cancelled
 from ._partitions import Partition
 from ._sources import as_rows
@@ -212,6 +212,9 @@ class Database:
 
     async def drop(self, table: str, *, timeout: float | None = None) -> None:
         await self._action("drop_table", {"table": table}, timeout)
+
+    async def cluster(self, *, timeout: float | None = None) -> ClusterStatus:
+        return ClusterStatus(await self._action("cluster_status", None, timeout, repeatable=True))
 
     async def _action(self, name: str, body: Any, timeout: float | None, repeatable: bool = False) -> Any:
         text = json.dumps(body)
