@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from cluster import descriptor, environment, get
+from cluster import action, descriptor, environment, get
 from identity_cluster import UserTlsCluster, searched
 from toolchains import build, require
 
@@ -36,7 +36,7 @@ def in_python(section, folder, request):
 
 def in_go(section, folder, request):
     require("go")
-    # In the module of the other clients, which has the versions of the dependencies.
+    # In the module of the other client, which has the versions of the dependencies.
     module = request.getfixturevalue("client_sources") / "go"
     (module / "documented").mkdir(exist_ok=True)
     (module / "documented" / "main.go").write_text(block(section, "go"))
@@ -133,3 +133,4 @@ FIRST, *OTHERS = PROGRAMS
 def test_documented_program_needs_neither_tls_nor_token(program, shared):
     run(program, VOLLEY_CLUSTER=shared.address(shared.nodes[0]))
     assert get(shared.client(), TABLE).num_rows == ROWS
+    action(shared.client(), "drop_table", {"table": TABLE})
