@@ -81,7 +81,7 @@ use crate::source::{PlannedTable, TableSource};
 use crate::statement::{QueryStatement, TableAt};
 
 pub use self::planned_query::PlannedQuery;
-pub use self::query_stream::QueryStream;
+pub use self::query_stream::{QueryStream, RowsShare};
 pub use self::stages::QueryWorker;
 
 /// The table of settings in `information_schema`. They name folders of the node.
@@ -96,7 +96,7 @@ const MIN_PARTITIONS_OF_STAGES: usize = 2;
 /// The limits of an engine.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
-    /// Memory of all queries together, bytes: of what they collect to sort, group and join, not of batches on their way.
+    /// Memory of all queries together, bytes: of what they sort, group and join, and of rows that wait for their reader.
     pub memory_bytes: u64,
     /// Where queries put what does not fit into memory. The folder is made if only it is missing.
     pub spill_dir: PathBuf,
@@ -220,7 +220,7 @@ impl SqlEngine {
         Deadline::limit(Deadline::after(self.config.timeout), catch_panic(estimate)).await??
     }
 
-    /// Runs a query. It runs on the current runtime, until its last row is taken or the stream is dropped.
+    /// Runs a query. It runs on the current runtime, and has its place until it fails or the stream is dropped.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: parameters have no values. RESOURCE_EXHAUSTED: too many queries run, or too little memory is free.
@@ -241,7 +241,8 @@ impl SqlEngine {
             on_other_nodes: started.has_stages.then(|| start(run.clone())),
             in_batches_of: Box::new(move |rows| start(Arc::new(run.in_batches_of(rows)))),
         };
-        Ok(QueryStream::start(started.rows, restart, schema, relabel, deadline, permit))
+        let memory = &self.template.runtime_env().memory_pool;
+        Ok(QueryStream::start(started.rows, restart, schema, relabel, deadline, permit, memory))
     }
 
     async fn plan(

@@ -1,13 +1,13 @@
 //! Queries: planned for a FlightInfo, whose ticket pins their tables and the versions of these, and run for a DoGet or an INSERT.
 //!
-//! Planning and running happen on the threads of [`crate::sql_resources`]; what they produce comes back through a bounded queue. A
-//! query ends when its reader goes, and when its FlightInfo is cancelled.
+//! Planning and running happen on the threads of [`crate::sql_resources`]; what they produce comes back through a bounded queue
+//! ([`super::result_queue`]). A query ends when its reader goes, when that takes nothing for too long, and when its FlightInfo is
+//! cancelled.
 //!
 //! A query runs once for each row of its parameters, one run after the other, against the same versions of its tables. The rows of
 //! all runs have one schema, whose columns can be null: whether one can depends on the values.
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,24 +16,21 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
-use tokio::sync::mpsc;
 use volley_common::ipc::MESSAGE_BYTES;
 use volley_common::ipc::encode::{IpcMessage, encode_messages};
 use volley_common::ipc::flight_encoder::{FlightFrame, encode_flight_data};
 use volley_common::ipc::schema::{flight_header, schema_message};
 use volley_common::wire::cluster::TableVersion;
 use volley_common::{Error, Result};
-use volley_sql::engine::{PlannedQuery, SqlEngine};
+use volley_sql::engine::{PlannedQuery, QueryStream, RowsShare, SqlEngine};
 use volley_sql::flight_sql::ParameterRows;
 use volley_sql::source::TableSource;
 use volley_sql::statement::{QueryStatement, TableAt};
 
 use super::caller::SqlCaller;
 use super::parameters::declared_type;
+use super::result_queue::{ResultSender, WaitingMessage, counted, result_queue};
 use super::source::{NodeSource, PinnedTables, PlannedRights};
-
-/// Messages that wait for the reader of a query: each has about 1 MiB.
-const QUEUED_MESSAGES: usize = 4;
 
 /// A query and the values of its parameters.
 #[derive(Clone)]
@@ -159,7 +156,10 @@ pub trait ResultEncoder: Send + 'static {
     ///
     /// # Errors
     /// The rows are not as they must be.
-    fn encode(&mut self, batch: RecordBatch) -> Result<Vec<Self::Item>>;
+    fn encode(&mut self, batch: RecordBatch) -> Result<Vec<IpcMessage>>;
+
+    /// A message of a batch, to be sent. Its rows count in the memory of queries until `share` is dropped.
+    fn waiting(&self, message: IpcMessage, share: RowsShare) -> WaitingMessage<Self::Item>;
 }
 
 /// Runs a query; returns its messages once the first is there. Dropping the stream ends the query, and so does the cancellation of
@@ -167,7 +167,7 @@ pub trait ResultEncoder: Send + 'static {
 ///
 /// # Errors
 /// Those of [`SqlEngine::prepare`] and [`SqlEngine::run`], and of the encoder. DEADLINE_EXCEEDED: it took longer than the caller
-/// allows. Later ones are the stream's last item.
+/// allows, or nothing of the stream was taken for as long as a query may run. Later ones are the stream's last item.
 pub async fn run<E: ResultEncoder>(
     caller: &SqlCaller,
     query: BoundQuery,
@@ -177,7 +177,7 @@ pub async fn run<E: ResultEncoder>(
 ) -> Result<BoxStream<'static, Result<E::Item>>> {
     let runtime = caller.context.resources.runtime().await?;
     let source = NodeSource::new(caller.clone(), pinned);
-    let (send, mut receive) = mpsc::channel(QUEUED_MESSAGES);
+    let (send, receive) = result_queue(runtime.engine.timeout());
     let cluster = caller.context.get.cluster.clone();
     let running = {
         let (runtime, caller) = (runtime.clone(), caller.clone());
@@ -188,12 +188,23 @@ pub async fn run<E: ResultEncoder>(
                     None => std::future::pending().await,
                 }
             };
+            let work = async {
+                let produced = tokio::select! {
+                    biased;
+                    error = caller.limit.exceeded() => Err(error),
+                    produced = produce(&runtime.engine, source, query, &caller, encoder, &send) => produced,
+                };
+                // The query keeps its place until its reader has all messages.
+                let rows = produced?;
+                send.drained().await?;
+                drop(rows);
+                Ok(())
+            };
             tokio::select! {
                 biased;
                 () = send.closed() => Ok(()),
                 () = cancelled => Err(Error::cancelled("the query was cancelled")),
-                error = caller.limit.exceeded() => Err(error),
-                ended = produce(&runtime.engine, source, query, &caller, encoder, &send) => ended,
+                ended = work => ended,
             }
         }
     };
@@ -205,7 +216,7 @@ pub async fn run<E: ResultEncoder>(
             return Err(Error::internal("the query sent no schema"));
         }
     };
-    let rest = stream::unfold((receive, Some(task)), |(mut receive, mut task)| async move {
+    let rest = stream::unfold((receive, Some(task)), |(receive, mut task)| async move {
         match receive.recv().await {
             Some(item) => Some((Ok(item), (receive, task))),
             None => task.take()?.await.err().map(|error| (Err(error), (receive, None))),
@@ -214,30 +225,35 @@ pub async fn run<E: ResultEncoder>(
     Ok(stream::once(async move { Ok(first) }).chain(rest).boxed())
 }
 
-/// Runs a query to its end, once for each row of its parameters, or until nobody receives its messages.
+/// Runs a query to its end, once for each row of its parameters, or until nobody receives its messages. Returns the last run, whose rows
+/// were sent: with it its place is given back.
 async fn produce<E: ResultEncoder>(
     engine: &SqlEngine,
     source: Arc<dyn TableSource>,
     query: BoundQuery,
     caller: &SqlCaller,
     mut encoder: E,
-    send: &mpsc::Sender<E::Item>,
-) -> Result<()> {
+    send: &ResultSender<E::Item>,
+) -> Result<Option<QueryStream>> {
     let started = Instant::now();
     let bound = query.parameter_rows()?;
     let mut promised: Option<SchemaRef> = None;
+    let mut last: Option<QueryStream> = None;
     for (at, parameters) in ParameterRows::runs(bound.as_ref()).enumerate() {
         if at > 0 {
             check_time(started.elapsed(), engine.timeout())?;
         }
+        // Its place is for this run.
+        drop(last.take());
         // The source plans the tables and versions of the first run again.
         let planned = engine.prepare(source.clone(), &query.statement, parameters?).await?;
-        let mut rows = pin!(engine.run(planned, caller.key()).await?);
+        let mut rows = engine.run(planned, caller.key()).await?;
         let schema = schema_of_runs(rows.schema(), bound.as_ref());
         match &promised {
             None => {
-                if !send_all(send, encoder.begin(&schema)?).await {
-                    return Ok(());
+                let first = encoder.begin(&schema)?.into_iter().map(|message| WaitingMessage::new(message, None));
+                if !send.send(first.collect()).await? {
+                    return Ok(None);
                 }
                 promised = Some(schema.clone());
             }
@@ -248,12 +264,31 @@ async fn produce<E: ResultEncoder>(
             let batch = batch?.with_schema(schema.clone());
             let batch =
                 batch.map_err(|e| Error::internal(format!("the rows have another schema than planned: {e}")))?;
-            if !send_all(send, encoder.encode(batch)?).await {
-                return Ok(());
+            let messages = encoder.encode(batch)?;
+            let messages = counted_messages(&encoder, messages, rows.take_share());
+            if !send.send(messages).await? {
+                return Ok(None);
             }
         }
+        last = Some(rows);
     }
-    Ok(())
+    Ok(last)
+}
+
+/// The messages of a batch, in place of which they count in the memory of queries from now on.
+fn counted_messages<E: ResultEncoder>(
+    encoder: &E,
+    messages: Vec<IpcMessage>,
+    share: Option<RowsShare>,
+) -> Vec<WaitingMessage<E::Item>> {
+    // Each batch that the engine gives has its share.
+    let Some(mut share) = share else { return Vec::new() };
+    let bytes = |message: &IpcMessage| message.header.len() + message.body.len();
+    let waiting = messages.into_iter().map(|message| {
+        let own = share.split_off(bytes(&message));
+        encoder.waiting(message, own)
+    });
+    waiting.collect()
 }
 
 /// The schema of all runs of a query, of which one has this schema.
@@ -283,16 +318,6 @@ fn other_schema(at: usize) -> Error {
     ))
 }
 
-/// False: nobody receives the messages.
-async fn send_all<T>(send: &mpsc::Sender<T>, messages: Vec<T>) -> bool {
-    for message in messages {
-        if send.send(message).await.is_err() {
-            return false;
-        }
-    }
-    true
-}
-
 /// The frames of a DoGet.
 pub struct FrameEncoder {
     /// The schema message that was promised; empty: none was.
@@ -312,10 +337,20 @@ impl ResultEncoder for FrameEncoder {
         Ok(vec![encode_flight_data(&flight_header(&message), None, std::iter::empty())])
     }
 
-    fn encode(&mut self, batch: RecordBatch) -> Result<Vec<FlightFrame>> {
-        let frame = |message: IpcMessage| encode_flight_data(&message.header, None, std::iter::once(message.body));
-        Ok(encode_messages(&batch, MESSAGE_BYTES)?.into_iter().map(frame).collect())
+    fn encode(&mut self, batch: RecordBatch) -> Result<Vec<IpcMessage>> {
+        encode_messages(&batch, MESSAGE_BYTES)
     }
+
+    /// The rows count until they are sent: HTTP/2 keeps some of a client that does not read.
+    fn waiting(&self, message: IpcMessage, share: RowsShare) -> WaitingMessage<FlightFrame> {
+        let body = counted(message.body, share);
+        WaitingMessage::new(frame(IpcMessage { header: message.header, body }), None)
+    }
+}
+
+/// The frame of a message.
+pub fn frame(message: IpcMessage) -> FlightFrame {
+    encode_flight_data(&message.header, None, std::iter::once(message.body))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use volley_sql::source::TableSource;
 
 use super::caller::SqlCaller;
 use super::info::{ReadStatement, read_statement};
-use super::query::{BoundQuery, FrameEncoder, ResultEncoder, run};
+use super::query::{BoundQuery, FrameEncoder, ResultEncoder, frame, run};
 use super::read_forward;
 use super::request::{SqlRead, StatementText, check_query_headers, sql_read};
 use super::source::{NodeSource, PinnedTables};
@@ -163,7 +163,7 @@ async fn metadata_rows(
     let rows = command.batch(&tables?, lease_ms)?;
     let mut encoder = FrameEncoder { promised: Bytes::new() };
     let mut frames = encoder.begin(&rows.schema())?;
-    frames.extend(encoder.encode(rows)?);
+    frames.extend(encoder.encode(rows)?.into_iter().map(frame));
     Ok(stream::iter(frames.into_iter().map(Ok)).boxed())
 }
 
