@@ -75,6 +75,7 @@ use self::stages::QueryStages;
 use self::statement_catalog::StatementCatalog;
 use crate::fault::checked;
 use crate::names::{CATALOG, DEFAULT_SCHEMA, INFORMATION_SCHEMA, SqlName};
+use crate::parsing::precedence::RepairPrecedence;
 use crate::predicate::functions::{check_width, type_settings};
 use crate::query_network::QueryNetwork;
 use crate::source::{PlannedTable, TableSource};
@@ -254,7 +255,8 @@ impl SqlEngine {
         let mut state = self.template.clone();
         state.mark_start_execution();
         let dialect = state.config_options().sql_parser.dialect;
-        let parsed = checked(state.sql_to_statement(&statement.sql, &dialect))?;
+        let mut parsed = checked(state.sql_to_statement(&statement.sql, &dialect))?;
+        parsed.repair_precedence();
         let references = checked(state.resolve_table_references(&parsed))?;
         let tables = plan_tables(source.as_ref(), &statement.tables).await?;
         let catalog = self.catalog(&source, &references, statement, &tables).await?;

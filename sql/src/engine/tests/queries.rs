@@ -53,6 +53,28 @@ async fn ctes_and_subqueries_are_evaluated() {
     assert_eq!(rig.rows(union, &["orders"]).await, ["1", "2", "3", "4", "5", "50"]);
 }
 
+/// The parser of the engine takes all that follows for the right operand.
+#[tokio::test]
+async fn conditions_after_is_distinct_from_are_their_own() {
+    let rig = EngineRig::new();
+    for (condition, expected) in [
+        ("false IS NOT DISTINCT FROM true AND false", "false"),
+        ("false IS NOT DISTINCT FROM (true AND false)", "true"),
+        ("true IS DISTINCT FROM true OR true", "true"),
+        ("NOT false IS DISTINCT FROM false AND false", "false"),
+        ("false AND true IS DISTINCT FROM false OR true", "true"),
+        ("1 IS DISTINCT FROM NULL IS NULL", "false"),
+        ("1 BETWEEN 0 AND 2 IS DISTINCT FROM true AND false", "false"),
+        ("CASE WHEN false IS NOT DISTINCT FROM true AND false THEN 1 ELSE 2 END", "2"),
+    ] {
+        let sql = format!("SELECT {condition} AS x");
+        assert_eq!(rig.rows(&sql, &[]).await, [expected], "{condition}");
+    }
+    let join =
+        "SELECT o.id FROM orders o JOIN customers c ON o.customer IS NOT DISTINCT FROM c.name AND o.id > 1 ORDER BY 1";
+    assert_eq!(rig.rows(join, &["orders", "customers"]).await, ["2", "3"]);
+}
+
 #[tokio::test]
 async fn statements_without_tables_run() {
     let rig = EngineRig::new();
