@@ -11,25 +11,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
-use volley_common::ipc::MESSAGE_BYTES;
-use volley_common::ipc::encode::{IpcMessage, encode_messages};
-use volley_common::ipc::flight_encoder::{FlightFrame, encode_flight_data};
-use volley_common::ipc::schema::{flight_header, schema_message};
+use volley_common::fairness::CallerKey;
 use volley_common::wire::cluster::TableVersion;
 use volley_common::{Error, Result};
-use volley_sql::engine::{PlannedQuery, QueryStream, RowsShare, SqlEngine};
+use volley_sql::engine::{PlannedQuery, QueryStream, SqlEngine};
 use volley_sql::flight_sql::ParameterRows;
 use volley_sql::source::TableSource;
 use volley_sql::statement::{QueryStatement, TableAt};
 
 use super::caller::SqlCaller;
 use super::parameters::declared_type;
-use super::result_queue::{ResultSender, WaitingMessage, counted, result_queue};
+use super::result_encoder::{ResultEncoder, counted_messages};
+use super::result_queue::{ResultSender, WaitingMessage, result_queue};
 use super::source::{NodeSource, PinnedTables, PlannedRights};
 
 /// A query and the values of its parameters.
@@ -110,15 +107,15 @@ pub async fn plan_sized(caller: &SqlCaller, query: &BoundQuery, least: Option<u6
     let runtime = caller.context.resources.runtime().await?;
     let source = NodeSource::new(caller.clone(), HashMap::new());
     let planning = {
-        let (runtime, source, query) = (runtime.clone(), source.clone(), query.clone());
+        let (runtime, source, query, key) = (runtime.clone(), source.clone(), query.clone(), caller.key());
         async move {
             let bound = query.parameter_rows()?;
             let first = ParameterRows::runs(bound.as_ref()).next().transpose()?.flatten();
-            let planned = runtime.engine.prepare(source, &query.statement, first).await?;
+            let planned = runtime.engine.prepare(source, &query.statement, first, key.clone()).await?;
             let schema = schema_of_runs(planned.schema(), bound.as_ref());
             let runs = bound.as_ref().map_or(1, ParameterRows::count);
             let result_bytes = match least {
-                Some(least) => result_bytes(&runtime.engine, &planned, least, runs).await,
+                Some(least) => result_bytes(&runtime.engine, &planned, least, runs, key).await,
                 None => None,
             };
             Ok::<_, Error>((schema, planned.parameter_types().to_vec(), result_bytes))
@@ -131,8 +128,14 @@ pub async fn plan_sized(caller: &SqlCaller, query: &BoundQuery, least: Option<u6
 }
 
 /// About how many bytes so many runs of a query give. What fails here fails again when the query runs.
-async fn result_bytes(engine: &SqlEngine, planned: &PlannedQuery, least: u64, runs: usize) -> Option<u64> {
-    match engine.result_bytes(planned, least).await {
+async fn result_bytes(
+    engine: &SqlEngine,
+    planned: &PlannedQuery,
+    least: u64,
+    runs: usize,
+    caller: CallerKey,
+) -> Option<u64> {
+    match engine.result_bytes(planned, least, caller).await {
         Ok(bytes) => bytes.map(|bytes| bytes.saturating_mul(runs as u64)),
         Err(error) => {
             tracing::debug!(%error, "nothing tells how large the result of a query is");
@@ -141,32 +144,11 @@ async fn result_bytes(engine: &SqlEngine, planned: &PlannedQuery, least: u64, ru
     }
 }
 
-/// Makes messages of the rows of a query.
-pub trait ResultEncoder: Send + 'static {
-    /// A message.
-    type Item: Send + 'static;
-
-    /// The first messages, at least one.
-    ///
-    /// # Errors
-    /// The schema is not one that is expected.
-    fn begin(&mut self, schema: &SchemaRef) -> Result<Vec<Self::Item>>;
-
-    /// The messages of a batch.
-    ///
-    /// # Errors
-    /// The rows are not as they must be.
-    fn encode(&mut self, batch: RecordBatch) -> Result<Vec<IpcMessage>>;
-
-    /// A message of a batch, to be sent. Its rows count in the memory of queries until `share` is dropped.
-    fn waiting(&self, message: IpcMessage, share: RowsShare) -> WaitingMessage<Self::Item>;
-}
-
 /// Runs a query; returns its messages once the first is there. Dropping the stream ends the query, and so does the cancellation of
 /// the FlightInfo `flight`.
 ///
 /// # Errors
-/// Those of [`SqlEngine::prepare`] and [`SqlEngine::run`], and of the encoder. DEADLINE_EXCEEDED: it took longer than the caller
+/// Those of [`SqlEngine::start`], and of the encoder. DEADLINE_EXCEEDED: it took longer than the caller
 /// allows, or nothing of the stream was taken for as long as a query may run. Later ones are the stream's last item.
 pub async fn run<E: ResultEncoder>(
     caller: &SqlCaller,
@@ -246,8 +228,7 @@ async fn produce<E: ResultEncoder>(
         // Its place is for this run.
         drop(last.take());
         // The source plans the tables and versions of the first run again.
-        let planned = engine.prepare(source.clone(), &query.statement, parameters?).await?;
-        let mut rows = engine.run(planned, caller.key()).await?;
+        let mut rows = engine.start(source.clone(), &query.statement, parameters?, caller.key()).await?;
         let schema = schema_of_runs(rows.schema(), bound.as_ref());
         match &promised {
             None => {
@@ -273,22 +254,6 @@ async fn produce<E: ResultEncoder>(
         last = Some(rows);
     }
     Ok(last)
-}
-
-/// The messages of a batch, in place of which they count in the memory of queries from now on.
-fn counted_messages<E: ResultEncoder>(
-    encoder: &E,
-    messages: Vec<IpcMessage>,
-    share: Option<RowsShare>,
-) -> Vec<WaitingMessage<E::Item>> {
-    // Each batch that the engine gives has its share.
-    let Some(mut share) = share else { return Vec::new() };
-    let bytes = |message: &IpcMessage| message.header.len() + message.body.len();
-    let waiting = messages.into_iter().map(|message| {
-        let own = share.split_off(bytes(&message));
-        encoder.waiting(message, own)
-    });
-    waiting.collect()
 }
 
 /// The schema of all runs of a query, of which one has this schema.
@@ -318,45 +283,10 @@ fn other_schema(at: usize) -> Error {
     ))
 }
 
-/// The frames of a DoGet.
-pub struct FrameEncoder {
-    /// The schema message that was promised; empty: none was.
-    pub promised: Bytes,
-}
-
-impl ResultEncoder for FrameEncoder {
-    type Item = FlightFrame;
-
-    fn begin(&mut self, schema: &SchemaRef) -> Result<Vec<FlightFrame>> {
-        let message = schema_message(schema)?;
-        if !self.promised.is_empty() && self.promised != message {
-            return Err(Error::precondition(
-                "the rows have another schema than the FlightInfo, because a function of the statement or the version of this node has changed: call get_flight_info again",
-            ));
-        }
-        Ok(vec![encode_flight_data(&flight_header(&message), None, std::iter::empty())])
-    }
-
-    fn encode(&mut self, batch: RecordBatch) -> Result<Vec<IpcMessage>> {
-        encode_messages(&batch, MESSAGE_BYTES)
-    }
-
-    /// The rows count until they are sent: HTTP/2 keeps some of a client that does not read.
-    fn waiting(&self, message: IpcMessage, share: RowsShare) -> WaitingMessage<FlightFrame> {
-        let body = counted(message.body, share);
-        WaitingMessage::new(frame(IpcMessage { header: message.header, body }), None)
-    }
-}
-
-/// The frame of a message.
-pub fn frame(message: IpcMessage) -> FlightFrame {
-    encode_flight_data(&message.header, None, std::iter::once(message.body))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
     use volley_common::Code;
     use volley_sql::flight_sql::encode_parameters;
 
@@ -382,15 +312,5 @@ mod tests {
         assert_eq!(check_time(minute, hour), Ok(()));
         assert_eq!(check_time(hour, Duration::ZERO), Ok(()));
         assert_eq!(check_time(hour, minute).unwrap_err().code, Code::DeadlineExceeded);
-    }
-
-    #[test]
-    fn rows_of_another_schema_than_promised_are_refused() {
-        let schema = batch(1).schema();
-        let other = Schema::new(vec![Field::new("n", DataType::Int32, true)]);
-        FrameEncoder { promised: schema_message(&schema).unwrap() }.begin(&schema).unwrap();
-        FrameEncoder { promised: Bytes::new() }.begin(&schema).unwrap();
-        let refused = FrameEncoder { promised: schema_message(&other).unwrap() }.begin(&schema).err().unwrap();
-        assert_eq!(refused.code, Code::FailedPrecondition);
     }
 }

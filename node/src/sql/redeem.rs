@@ -22,9 +22,10 @@ use volley_sql::source::TableSource;
 
 use super::caller::SqlCaller;
 use super::info::{ReadStatement, read_statement};
-use super::query::{BoundQuery, FrameEncoder, ResultEncoder, frame, run};
+use super::query::{BoundQuery, run};
 use super::read_forward;
 use super::request::{SqlRead, StatementText, check_query_headers, sql_read};
+use super::result_encoder::{FrameEncoder, ResultEncoder, frame};
 use super::source::{NodeSource, PinnedTables};
 use super::statement_limit::StatementLimit;
 use crate::context::SqlContext;

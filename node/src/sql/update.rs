@@ -23,7 +23,8 @@ use volley_sql::statement::{CreateTable, QueryStatement, SqlStatement, UpdateSta
 use super::caller::SqlCaller;
 use super::coordinator_call::run_action;
 use super::insert_rows::InsertPlan;
-use super::query::{self, BoundQuery, ResultEncoder};
+use super::query::{self, BoundQuery};
+use super::result_encoder::ResultEncoder;
 use super::result_queue::WaitingMessage;
 use super::transaction::insert_schema;
 use crate::coordinator_proxy::{CoordinatorProxy, MetadataRequest};

@@ -189,6 +189,9 @@ async fn queries_beyond_the_limit_are_refused_until_one_ends() {
     let stream = rig.start("SELECT * FROM endless", &["endless"]).await.unwrap();
     let refused = rig.start("SELECT * FROM orders", &["orders"]).await.unwrap_err();
     assert_eq!(refused.code, Code::ResourceExhausted);
+    // It is not even planned: that would be an error.
+    let refused = rig.start("SELECT nothing FROM orders", &["orders"]).await.unwrap_err();
+    assert_eq!(refused.code, Code::ResourceExhausted);
     let query = rig.prepare("SELECT count(id) FROM orders", &["orders"]).await.unwrap();
     let other = rig.engine.run(query, CallerKey::Principal("bob".into())).await.unwrap();
     assert_eq!(text(&other.try_collect::<Vec<_>>().await.unwrap()), ["5"]);

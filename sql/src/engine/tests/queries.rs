@@ -108,7 +108,7 @@ async fn parsed_statements_name_the_versions_that_are_read() {
     let SqlStatement::Query(mut query) = parse(sql).unwrap() else { panic!("{sql}") };
     for _ in 0..2 {
         let one = Some(ParamValues::from(vec![ScalarValue::from(1_i64)]));
-        let planned = rig.engine.prepare(rig.source.clone(), &query, one).await.unwrap();
+        let planned = rig.engine.prepare(rig.source.clone(), &query, one, CallerKey::Cluster).await.unwrap();
         // As the holder of a ticket runs it.
         query.tables = planned.tables();
         let stream = rig.engine.run(planned, CallerKey::Cluster).await.unwrap();
@@ -189,7 +189,7 @@ async fn filter_that_is_too_deep_for_holders_is_evaluated() {
     let rig = EngineRig::new();
     let sql = format!("SELECT * FROM orders WHERE amount {} > 60", "+ id ".repeat(220));
     let SqlStatement::Query(query) = parse(&sql).unwrap() else { panic!("{sql}") };
-    let planned = rig.engine.prepare(rig.source.clone(), &query, None).await.unwrap();
+    let planned = rig.engine.prepare(rig.source.clone(), &query, None, CallerKey::Cluster).await.unwrap();
     let stream = rig.engine.run(planned, CallerKey::Cluster).await.unwrap();
     let mut rows = text(&stream.try_collect::<Vec<_>>().await.unwrap());
     rows.sort();
@@ -212,7 +212,7 @@ async fn parameters_are_typed_and_bound() {
 
     let prepare = async |values: Vec<ScalarValue>| {
         let values = Some(ParamValues::from(values));
-        rig.engine.prepare(rig.source.clone(), &statement(sql, &["orders"]), values).await
+        rig.engine.prepare(rig.source.clone(), &statement(sql, &["orders"]), values, CallerKey::Cluster).await
     };
     let query = prepare(vec![ScalarValue::from(5_i32), ScalarValue::from("a")]).await.unwrap();
     assert_eq!(query.parameter_types().len(), 2);
