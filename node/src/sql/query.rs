@@ -288,9 +288,57 @@ fn other_schema(at: usize) -> Error {
 mod tests {
     use arrow::array::{ArrayRef, Int64Array, RecordBatch};
     use volley_common::Code;
+    use volley_common::identity::Access;
+    use volley_common::ipc::flight_encoder::FlightFrame;
     use volley_sql::flight_sql::encode_parameters;
+    use volley_sql::statement::{SqlStatement, parse};
 
     use super::*;
+    use crate::config::NodeConfig;
+    use crate::context::SqlContext;
+    use crate::put::tests::cluster::InProcessCluster;
+    use crate::sql::result_encoder::FrameEncoder;
+    use crate::sql_resources::SqlResources;
+
+    /// A caller at a node that runs one query at a time, for some seconds.
+    fn caller_of(cluster: &InProcessCluster) -> SqlCaller {
+        let node = &cluster.nodes[0].context;
+        let config = NodeConfig { statement_timeout_s: 5, max_concurrent_queries: 1, ..NodeConfig::default() };
+        let resources = SqlResources::new(Arc::new(config), node.store.clone());
+        let context = Arc::new(SqlContext { get: node.get.clone(), put: node.put.clone(), resources });
+        let mut request = http::Request::new(());
+        request.extensions_mut().insert(Access::open());
+        let (head, ()) = request.into_parts();
+        SqlCaller::of(context, &head)
+    }
+
+    async fn start(caller: &SqlCaller, sql: &str) -> Result<BoxStream<'static, Result<FlightFrame>>> {
+        let SqlStatement::Query(statement) = parse(sql).unwrap() else { panic!("{sql}") };
+        let encoder = FrameEncoder { promised: Bytes::new() };
+        run(caller, BoundQuery::new(statement, None), HashMap::new(), None, encoder).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn result_that_nobody_reads_ends_and_frees_its_place() {
+        let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
+        let caller = caller_of(&cluster);
+        let mut unread = start(&caller, "SELECT 1 AS n").await.unwrap();
+        unread.next().await.unwrap().unwrap();
+        let mut others = loop {
+            match start(&caller, "SELECT 2 AS n").await {
+                Ok(rows) => break rows,
+                Err(error) => assert_eq!(error.code, Code::ResourceExhausted, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        while let Some(frame) = others.next().await {
+            frame.unwrap();
+        }
+        let ended = unread.next().await.unwrap().err().unwrap();
+        assert_eq!(ended.code, Code::DeadlineExceeded, "{ended}");
+        assert!(ended.message.contains("nothing of the query's result was read for 5 s"), "{ended}");
+        assert!(unread.next().await.is_none());
+    }
 
     fn batch(rows: i64) -> RecordBatch {
         let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
