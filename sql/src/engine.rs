@@ -8,10 +8,11 @@
 //! | `binding` | which of a statement's tables a name in its text means |
 //! | `statement_catalog` | the catalog of one statement |
 //! | `part_table`, `part_scan` | a version of a table: what its holders filter, and its parts as leaves of a plan |
-//! | `planned_query`, `query_run` | a query that is planned, its parameters; its start |
+//! | `query_planner`, `planned_query`, `query_run` | a query that is planned, its parameters; its start |
+//! | `planning_thread` | where planning computes |
 //! | `result_size` | about how many bytes its rows will have |
 //! | `stages` | queries on several nodes |
-//! | `plan_size` | plans that would become too large to be optimized |
+//! | `plan_size`, `sort_keys` | plans that would become too large to be optimized, or take too long |
 //! | `query_stream`, `relabel`, `views` | a running query, and its rows with the promised schema, which has no views |
 //! | `bounded_functions`, `growth` | functions whose results would take too much memory or time |
 //! | `row_width` | rows that joins, subqueries and `unnest` would copy too often |
@@ -33,11 +34,14 @@ mod part_scan;
 mod part_table;
 mod plan_size;
 mod planned_query;
+mod planning_thread;
+mod query_planner;
 mod query_run;
 mod query_stream;
 mod relabel;
 mod result_size;
 mod row_width;
+mod sort_keys;
 mod stages;
 mod statement_catalog;
 mod unsound;
@@ -48,44 +52,39 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::SchemaRef;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{ParamValues, TableReference};
-use datafusion::execution::context::SQLOptions;
+use datafusion::common::ParamValues;
 use datafusion::execution::disk_manager::{DiskManager, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionConfig;
-use futures::FutureExt;
-use volley_common::fairness::CallerKey;
+use futures::{FutureExt, TryFutureExt};
+use volley_common::fairness::{CallerKey, FairSemaphore};
 use volley_common::{Error, Result};
 
-use self::admission::QueryAdmission;
+use self::admission::{QueryAdmission, QueryPermit};
 use self::bounded_functions::BoundedPlanner;
 use self::bounded_windows::BoundedWindows;
 use self::cooperative_joins::CooperativeJoins;
 use self::exact_cast_rule::ExactCastAnalysis;
 use self::memory_shares::QueryMemoryPool;
-use self::part_table::PartTable;
+use self::planning_thread::plan_apart;
+use self::query_planner::{QueryPlanner, is_description};
 use self::query_run::QueryRun;
-use self::query_stream::{Deadline, Restart, catch_panic};
+use self::query_stream::{Deadline, Restart};
 use self::relabel::Relabel;
 use self::stages::QueryStages;
 use self::statement_catalog::StatementCatalog;
 use crate::fault::checked;
-use crate::names::{CATALOG, DEFAULT_SCHEMA, INFORMATION_SCHEMA, SqlName};
-use crate::predicate::functions::{check_width, type_settings};
+use crate::names::{CATALOG, DEFAULT_SCHEMA};
+use crate::predicate::functions::type_settings;
 use crate::query_network::QueryNetwork;
-use crate::source::{PlannedTable, TableSource};
-use crate::statement::{QueryStatement, TableAt};
+use crate::source::TableSource;
+use crate::statement::QueryStatement;
 
 pub use self::planned_query::PlannedQuery;
-pub use self::query_stream::QueryStream;
+pub use self::query_stream::{QueryStream, RowsShare};
 pub use self::stages::QueryWorker;
 
-/// The table of settings in `information_schema`. They name folders of the node.
-const SETTINGS: &str = "df_settings";
 /// The most that a sort keeps free to merge what it has spilled, bytes.
 const SORT_MERGE_BYTES: usize = 10 << 20;
 /// How many scans of a query are planned at once. A source may wait for others while it plans one; they use one thread.
@@ -96,13 +95,13 @@ const MIN_PARTITIONS_OF_STAGES: usize = 2;
 /// The limits of an engine.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
-    /// Memory of all queries together, bytes: of what they collect to sort, group and join, not of batches on their way.
+    /// Memory of all queries together, bytes: of what they sort, group and join, and of rows that wait for their reader.
     pub memory_bytes: u64,
     /// Where queries put what does not fit into memory. The folder is made if only it is missing.
     pub spill_dir: PathBuf,
     /// Disk space of all queries together, bytes.
     pub spill_bytes: u64,
-    /// How many queries run at once.
+    /// How many queries run at once, and how many more are planned without being run.
     pub max_queries: usize,
     /// How many queries of one principal run at once.
     pub max_queries_per_principal: usize,
@@ -120,6 +119,8 @@ pub struct SqlEngine {
     /// What all sessions have in common; without tables.
     template: SessionState,
     admission: Arc<QueryAdmission>,
+    /// Places of plans that are not run, for which callers wait in turn.
+    plans: Arc<FairSemaphore>,
     /// `None`: queries run on this node alone.
     stages: Option<Arc<QueryStages>>,
 }
@@ -155,7 +156,8 @@ impl SqlEngine {
         builder.scalar_functions().get_or_insert_default().extend(bounded);
         let template = builder.build();
         let admission = QueryAdmission::new(config.max_queries, config.max_queries_per_principal);
-        Ok(SqlEngine { config, template, admission, stages: None })
+        let plans = FairSemaphore::new(config.max_queries);
+        Ok(SqlEngine { config, template, admission, plans, stages: None })
     }
 
     /// The same, which runs queries that read at least `distribute_bytes` on several nodes, and tasks of other nodes' queries.
@@ -187,7 +189,8 @@ impl SqlEngine {
     }
 
     /// Plans a query against the versions that `statement.tables` names, or the newest ones. No row is read. Without
-    /// `parameters` a statement that has some is planned too, but cannot be run.
+    /// `parameters` a statement that has some is planned too, but cannot be run. Waits in turn of the callers while as many are planned as
+    /// may run.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: the statement is wrong or too large once planned, or its parameters do not fit. NOT_FOUND: a table does
@@ -198,111 +201,84 @@ impl SqlEngine {
         source: Arc<dyn TableSource>,
         statement: &QueryStatement,
         parameters: Option<ParamValues>,
+        caller: CallerKey,
     ) -> Result<PlannedQuery> {
         let deadline = Deadline::after(self.config.timeout);
-        Deadline::limit(deadline, catch_panic(self.plan(source, statement, parameters))).await??
+        let place = Deadline::limit(deadline, self.plans.acquire(caller, 1)).await?;
+        let planning = self.planner().plan(source, statement.clone(), parameters);
+        Ok(plan_apart(deadline, place, planning).await?.0)
     }
 
     /// About how many bytes the rows of a query have, if its tables have at least `least` bytes: a smaller one is not worth the time.
-    /// `None`: it is smaller, it cannot be run, or nothing tells. No row is read.
+    /// `None`: it is smaller, it cannot be run, or nothing tells. No row is read. Waits as [`SqlEngine::prepare`] does.
     ///
     /// # Errors
     /// Those of planning it, as it runs. DEADLINE_EXCEEDED: that took too long.
-    pub async fn result_bytes(&self, query: &PlannedQuery, least: u64) -> Result<Option<u64>> {
+    pub async fn result_bytes(&self, query: &PlannedQuery, least: u64, caller: CallerKey) -> Result<Option<u64>> {
         let has_rows = !is_description(&query.plan);
         if query.source_bytes < least || !query.is_bound || !has_rows {
             return Ok(None);
         }
-        let estimate = async {
-            let plan = checked(query.state.create_physical_plan(&query.plan).await)?;
+        let deadline = Deadline::after(self.config.timeout);
+        let place = Deadline::limit(deadline, self.plans.acquire(caller, 1)).await?;
+        let (state, plan) = (query.state.clone(), query.plan.clone());
+        let estimate = async move {
+            let plan = checked(state.create_physical_plan(&plan).await)?;
             checked(result_size::estimate(&plan))
         };
-        Deadline::limit(Deadline::after(self.config.timeout), catch_panic(estimate)).await??
+        Ok(plan_apart(deadline, place, estimate).await?.0)
     }
 
-    /// Runs a query. It runs on the current runtime, until its last row is taken or the stream is dropped.
+    /// Plans a query as [`SqlEngine::prepare`] does, and runs it. It has its place from its planning on, until it fails or the stream is
+    /// dropped.
+    ///
+    /// # Errors
+    /// Those of [`SqlEngine::prepare`] and [`SqlEngine::run`].
+    pub async fn start(
+        &self,
+        source: Arc<dyn TableSource>,
+        statement: &QueryStatement,
+        parameters: Option<ParamValues>,
+        caller: CallerKey,
+    ) -> Result<QueryStream> {
+        let permit = self.admission.admit(caller)?;
+        let planning = self.planner().plan(source, statement.clone(), parameters);
+        let (query, permit) = plan_apart(Deadline::after(self.config.timeout), permit, planning).await?;
+        self.run_admitted(query, permit).await
+    }
+
+    /// Runs a query that was planned. It runs on the current runtime, and has its place until it fails or the stream is dropped.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: parameters have no values. RESOURCE_EXHAUSTED: too many queries run, or too little memory is free.
     /// DEADLINE_EXCEEDED: planning took too long. What happens later, the stream says.
     pub async fn run(&self, query: PlannedQuery, caller: CallerKey) -> Result<QueryStream> {
+        let permit = self.admission.admit(caller)?;
+        self.run_admitted(query, permit).await
+    }
+
+    async fn run_admitted(&self, query: PlannedQuery, permit: QueryPermit) -> Result<QueryStream> {
         if !query.is_bound {
             let names: Vec<&str> = query.parameter_types.iter().map(|(name, _)| name.as_str()).collect();
             return Err(Error::invalid(format!("the parameters {} have no values: bind them", names.join(", "))));
         }
-        let permit = self.admission.admit(caller)?;
         let deadline = Deadline::after(self.config.timeout);
         let PlannedQuery { state, plan, engine_schema, schema, .. } = query;
         let run = Arc::new(QueryRun { state, plan, stages: self.stages.clone(), deadline });
-        let started = Deadline::limit(deadline, catch_panic(run.start())).await???;
+        let (started, permit) = plan_apart(deadline, permit, run.clone().start()).await?;
         let relabel = Relabel::new(&started.schema, &engine_schema)?;
-        let start = |run: Arc<QueryRun>| async move { run.start().await.map(|again| again.rows) }.boxed();
+        // The task that waits for it has the time limit.
+        let start = |run: Arc<QueryRun>| plan_apart(None, (), run.start()).map_ok(|(again, ())| again.rows).boxed();
         let restart = Restart {
             on_other_nodes: started.has_stages.then(|| start(run.clone())),
             in_batches_of: Box::new(move |rows| start(Arc::new(run.in_batches_of(rows)))),
         };
-        Ok(QueryStream::start(started.rows, restart, schema, relabel, deadline, permit))
+        let memory = &self.template.runtime_env().memory_pool;
+        Ok(QueryStream::start(started.rows, restart, schema, relabel, deadline, permit, memory))
     }
 
-    async fn plan(
-        &self,
-        source: Arc<dyn TableSource>,
-        statement: &QueryStatement,
-        parameters: Option<ParamValues>,
-    ) -> Result<PlannedQuery> {
-        let mut state = self.template.clone();
-        state.mark_start_execution();
-        let dialect = state.config_options().sql_parser.dialect;
-        let parsed = checked(state.sql_to_statement(&statement.sql, &dialect))?;
-        let references = checked(state.resolve_table_references(&parsed))?;
-        let tables = plan_tables(source.as_ref(), &statement.tables).await?;
-        let catalog = self.catalog(&source, &references, statement, &tables).await?;
-        state.register_catalog_list(Arc::new(catalog));
-
-        let plan = checked(state.statement_to_plan(parsed).await)?;
-        refuse_changes(&plan)?;
-        plan_size::check(&plan)?;
-        refuse_settings(&plan)?;
-        refuse_wide_values(&plan)?;
-        unsound::check(&plan)?;
-        let parameter_types = planned_query::parameter_types(&plan)?;
-        let is_bound = parameters.is_some() || parameter_types.is_empty();
-        let plan = match parameters {
-            Some(values) => planned_query::bind_parameters(plan, &parameter_types, values)?,
-            None => plan,
-        };
-        let engine_schema = if is_bound { result_schema(&state, &plan)? } else { plan.schema().inner().clone() };
-        let schema = views::without_views(&engine_schema);
-        let source_bytes = tables.iter().fold(0, |sum: u64, table| sum.saturating_add(table.about_bytes()));
-        let pin = |table: &Arc<PlannedTable>| TableAt { name: table.name.clone(), version: Some(table.version) };
-        let tables = tables.iter().map(pin).collect();
-        Ok(PlannedQuery { state, plan, engine_schema, schema, tables, source_bytes, parameter_types, is_bound })
-    }
-
-    /// The catalog with the tables that the references mean, and with all others only if the statement asks for them.
-    async fn catalog(
-        &self,
-        source: &Arc<dyn TableSource>,
-        references: &[TableReference],
-        statement: &QueryStatement,
-        tables: &[Arc<PlannedTable>],
-    ) -> Result<StatementCatalog> {
-        let is_description = |reference: &&TableReference| reference.schema() == Some(INFORMATION_SCHEMA);
-        let mut catalog = match references.iter().any(|reference| is_description(&reference)) {
-            true => StatementCatalog::of_list(&source.list().await?),
-            false => StatementCatalog::default(),
-        };
-        let references: Vec<_> = references.iter().filter(|reference| !is_description(reference)).collect();
-        let meant =
-            references.iter().map(|reference| TableAt::from_reference(reference)).collect::<Result<Vec<_>>>()?;
-        let partitions = self.config.partitions.max(1);
-        for (reference, at) in references.iter().zip(binding::bind(&meant, &statement.tables)?) {
-            if let Some(at) = at {
-                let table = PartTable::new(source.clone(), tables[at].clone(), partitions);
-                catalog.insert(&SqlName::from_reference(reference)?, Arc::new(table));
-            }
-        }
-        Ok(catalog)
+    fn planner(&self) -> QueryPlanner {
+        QueryPlanner { state: self.template.clone(), partitions: self.config.partitions.max(1) }
     }
 }
 
@@ -318,76 +294,6 @@ fn session_config(config: &EngineConfig, memory: usize) -> SessionConfig {
         .with_sort_spill_reservation_bytes(SORT_MERGE_BYTES.min(memory / 32 / partitions));
     settings.options_mut().execution.planning_concurrency = TABLES_AT_ONCE;
     settings
-}
-
-/// The tables of a statement, in its order.
-async fn plan_tables(source: &dyn TableSource, wanted: &[TableAt]) -> Result<Vec<Arc<PlannedTable>>> {
-    if wanted.is_empty() {
-        return Ok(Vec::new());
-    }
-    let planned = source.plan(wanted).await?;
-    let is_as_wanted = |(wanted, planned): (&TableAt, &PlannedTable)| {
-        wanted.name == planned.name && wanted.version.is_none_or(|version| version == planned.version)
-    };
-    if planned.len() != wanted.len() || !wanted.iter().zip(&planned).all(is_as_wanted) {
-        return Err(Error::internal("other tables were planned than the statement names"));
-    }
-    Ok(planned.into_iter().map(Arc::new).collect())
-}
-
-/// Whether a plan tells of another one, or of a table.
-fn is_description(plan: &LogicalPlan) -> bool {
-    matches!(plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) | LogicalPlan::DescribeTable(_))
-}
-
-/// The schema of a plan whose types are settled.
-fn result_schema(state: &SessionState, plan: &LogicalPlan) -> Result<SchemaRef> {
-    // Those have a schema of their own, whatever the plan inside them.
-    if is_description(plan) {
-        return Ok(plan.schema().inner().clone());
-    }
-    let analyzed = state.analyzer().execute_and_check(plan.clone(), state.config_options(), |_, _| {});
-    Ok(checked(analyzed)?.schema().inner().clone())
-}
-
-/// The engine only reads: what changes tables or settings never reaches it, unless a statement is classified wrongly.
-fn refuse_changes(plan: &LogicalPlan) -> Result<()> {
-    let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    options.verify_plan(plan).map_err(|_| {
-        Error::unimplemented("the SQL engine runs only queries, and this statement changes tables or settings")
-    })
-}
-
-fn refuse_settings(plan: &LogicalPlan) -> Result<()> {
-    let mut has_settings = false;
-    let visited = plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node {
-            let (schema, table) = (scan.table_name.schema(), scan.table_name.table());
-            // The engine finds these tables in any case of their names.
-            has_settings |= schema == Some(INFORMATION_SCHEMA) && table.eq_ignore_ascii_case(SETTINGS);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    });
-    checked(visited)?;
-    match has_settings {
-        true => Err(Error::unimplemented("the settings of the SQL engine are those of the node: ask its operator")),
-        false => Ok(()),
-    }
-}
-
-/// A null of a type of fixed size takes that size: with a large one, a batch of nulls would take more memory than there is.
-fn refuse_wide_values(plan: &LogicalPlan) -> Result<()> {
-    let mut refused = Ok(());
-    let visited = plan.apply_with_subqueries(|node| {
-        node.apply_expressions(|expr| {
-            expr.apply(|part| {
-                refused = check_width(part);
-                Ok(if refused.is_ok() { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
-            })
-        })
-    });
-    checked(visited)?;
-    refused
 }
 
 #[cfg(test)]

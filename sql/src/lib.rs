@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`names`] | tables as SQL names them: catalog, schema, table |
 //! | [`statement`] | the text of a statement, parsed and classified: what becomes an ordinary read, what the engine runs, what is refused |
-//! | `parsing` | the parser of SQL, within bounds of time |
+//! | `parsing` | the parser of SQL, within bounds of time, and the precedence of its operators |
 //! | [`predicate`] | the filter of a read: parsed, checked, evaluated on batches |
 //! | [`source`] | what the engine needs of a node |
 //! | [`query_network`] | the same, to run a query on several nodes |

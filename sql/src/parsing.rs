@@ -3,6 +3,10 @@
 //! Where the parser cannot read a word such as `CAST` as an expression of its own, it reads it as a name once more. So an error
 //! within nested ones is found after twice as many attempts for each level: with forty levels never. The dialect is asked at
 //! each attempt, and lets none begin after more than an error within a few levels takes.
+//!
+//! What was parsed has the precedence of SQL's operators ([`precedence`]).
+
+pub(crate) mod precedence;
 
 use std::cell::Cell;
 
@@ -14,6 +18,7 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{TokenWithSpan, Tokenizer};
 use volley_common::{Error, Result};
 
+use self::precedence::RepairPrecedence;
 use crate::fault::from_datafusion;
 
 /// The dialect of all SQL, which is the engine's default.
@@ -36,17 +41,21 @@ pub(crate) fn tokens_of(text: &str, what: &str) -> Result<Vec<TokenWithSpan>> {
 ///
 /// # Errors
 /// Those of the parser. INVALID_ARGUMENT: it found none in time.
-pub(crate) fn parse_tokens<T>(
+pub(crate) fn parse_tokens<T: RepairPrecedence>(
     tokens: Vec<TokenWithSpan>,
     parse: impl FnOnce(&mut DFParser<'_>) -> std::result::Result<T, DataFusionError>,
 ) -> Result<T> {
     let dialect = BoundedDialect { attempts: Cell::new(ATTEMPTS + ATTEMPTS_PER_TOKEN * tokens.len()) };
     let parsed = DFParserBuilder::new(tokens).with_dialect(&dialect).build().and_then(|mut parser| parse(&mut parser));
     match parsed {
+        Ok(mut parsed) => {
+            parsed.repair_precedence();
+            Ok(parsed)
+        }
         Err(_) if dialect.attempts.get() == 0 => Err(Error::invalid(
             "an error is within nested expressions, or they are nested too deeply: try parts of the text",
         )),
-        parsed => parsed.map_err(from_datafusion),
+        Err(error) => Err(from_datafusion(error)),
     }
 }
 
@@ -54,7 +63,7 @@ pub(crate) fn parse_tokens<T>(
 ///
 /// # Errors
 /// Those of [`tokens_of`] and [`parse_tokens`].
-pub(crate) fn reparse<T>(
+pub(crate) fn reparse<T: RepairPrecedence>(
     text: &str,
     parse: impl FnOnce(&mut DFParser<'_>) -> std::result::Result<T, DataFusionError>,
 ) -> Result<T> {

@@ -143,26 +143,28 @@ impl PartCopier {
     fn start(&self, job: CopyJob) -> RunningCopy {
         let cancel = CancellationToken::new();
         let (copier, stop, id, background) = (self.clone(), cancel.clone(), job.part.part_id(), job.background);
+        let copying = async move {
+            copier.copy_from_any(&job, &stop).await?;
+            let CopyJob { part, .. } = job;
+            Ok::<_, Error>(HeldPart { id: part.id, write: part.write, crc32c: part.crc32c, bytes: part.bytes })
+        };
+        RunningCopy { outcome: self.spawn(id, copying), cancel, background }
+    }
+
+    /// Runs a copy, whose part is among those that are received once it is no more among those that are copied.
+    fn spawn(&self, id: PartId, copying: impl Future<Output = Result<HeldPart>> + Send + 'static) -> CopyOutcome {
+        let copier = self.clone();
         let task = tokio::spawn(async move {
-            let result = {
+            let copied = {
                 // Removed also if the copy panics: the next order copies the part again.
                 let _running = RemoveRunning { copier: &copier, id };
-                copier.copy_from_any(&job, &stop).await
+                copying.await
             };
-            if result.is_ok() {
-                let CopyJob { part, .. } = job;
-                copier.0.received.add(HeldPart {
-                    id: part.id,
-                    write: part.write,
-                    crc32c: part.crc32c,
-                    bytes: part.bytes,
-                });
-            }
-            result
+            copied.map(|held| copier.0.received.add(held))
         });
         let outcome =
             async move { task.await.unwrap_or_else(|e| Err(Error::internal(format!("copying part {id}: {e}")))) };
-        RunningCopy { outcome: outcome.boxed().shared(), cancel, background }
+        outcome.boxed().shared()
     }
 
     async fn copy_from_any(&self, job: &CopyJob, stop: &CancellationToken) -> Result<()> {
@@ -267,4 +269,40 @@ impl Drop for RemoveRunning<'_> {
 
 fn cancelled(id: PartId) -> Error {
     Error::cancelled(format!("the copy of part {id} was cancelled, because its write failed"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+    use crate::put::tests::cluster::{InProcessCluster, batch, messages};
+
+    fn panicking() -> Result<HeldPart> {
+        panic!("a test")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn part_whose_copy_panicked_is_copied_by_the_next_order() {
+        let cluster = InProcessCluster::start(2, &[&[0]], 1).await;
+        cluster.put(stream::iter(messages("t", vec![batch(0, 10)]).await)).await.unwrap();
+        let part = cluster.write().parts.into_iter().next().unwrap();
+        let (id, copier) = (part.part_id(), &cluster.nodes[1].context.copier);
+        let outcome = {
+            // As an order does: the copy that has ended is removed only after it was added.
+            let mut copies = copier.0.copies.lock();
+            let outcome = copier.spawn(id, async { panicking() });
+            let cancel = CancellationToken::new();
+            copies.running.insert(id, RunningCopy { outcome: outcome.clone(), cancel, background: false });
+            outcome
+        };
+        assert_eq!(outcome.await.unwrap_err().code, Code::Internal);
+        assert!(copier.0.copies.lock().running.is_empty());
+
+        let sources = vec![cluster.nodes[0].context.addresses.peer_addr.clone()];
+        let order = CopyPart { part: Some(part), table: vec!["t".into()], sources, background: false };
+        copier.copy(order).await.unwrap();
+        assert_eq!(cluster.held(1), 1);
+    }
 }

@@ -9,6 +9,7 @@
 //! | [`actions`] | prepared statements, the cancellation of queries, begin and end of transactions |
 //! | [`transaction`] | the end of a transaction; the columns of a table within one |
 //! | [`query`] | plans and runs queries |
+//! | [`result_encoder`], [`result_queue`] | their rows as messages, as long as these wait for the reader |
 //! | [`statement_limit`] | the time limit that a client has set for its statements |
 //! | [`stored_result`] | stores large results, which are read as tables are |
 //! | [`source`] | the tables of a caller, as the engine reads them |
@@ -40,6 +41,8 @@ pub mod query;
 pub mod read_forward;
 pub mod redeem;
 pub mod request;
+pub mod result_encoder;
+pub mod result_queue;
 pub mod source;
 pub mod stage_network;
 pub mod stage_service;

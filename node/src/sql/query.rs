@@ -1,39 +1,33 @@
 //! Queries: planned for a FlightInfo, whose ticket pins their tables and the versions of these, and run for a DoGet or an INSERT.
 //!
-//! Planning and running happen on the threads of [`crate::sql_resources`]; what they produce comes back through a bounded queue. A
-//! query ends when its reader goes, and when its FlightInfo is cancelled.
+//! Planning and running happen on the threads of [`crate::sql_resources`]; what they produce comes back through a bounded queue
+//! ([`super::result_queue`]). A query ends when its reader goes, when that takes nothing for too long, and when its FlightInfo is
+//! cancelled.
 //!
 //! A query runs once for each row of its parameters, one run after the other, against the same versions of its tables. The rows of
 //! all runs have one schema, whose columns can be null: whether one can depends on the values.
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
-use tokio::sync::mpsc;
-use volley_common::ipc::MESSAGE_BYTES;
-use volley_common::ipc::encode::{IpcMessage, encode_messages};
-use volley_common::ipc::flight_encoder::{FlightFrame, encode_flight_data};
-use volley_common::ipc::schema::{flight_header, schema_message};
+use volley_common::fairness::CallerKey;
 use volley_common::wire::cluster::TableVersion;
 use volley_common::{Error, Result};
-use volley_sql::engine::{PlannedQuery, SqlEngine};
+use volley_sql::engine::{PlannedQuery, QueryStream, SqlEngine};
 use volley_sql::flight_sql::ParameterRows;
 use volley_sql::source::TableSource;
 use volley_sql::statement::{QueryStatement, TableAt};
 
 use super::caller::SqlCaller;
 use super::parameters::declared_type;
+use super::result_encoder::{ResultEncoder, counted_messages};
+use super::result_queue::{ResultSender, WaitingMessage, result_queue};
 use super::source::{NodeSource, PinnedTables, PlannedRights};
-
-/// Messages that wait for the reader of a query: each has about 1 MiB.
-const QUEUED_MESSAGES: usize = 4;
 
 /// A query and the values of its parameters.
 #[derive(Clone)]
@@ -113,15 +107,15 @@ pub async fn plan_sized(caller: &SqlCaller, query: &BoundQuery, least: Option<u6
     let runtime = caller.context.resources.runtime().await?;
     let source = NodeSource::new(caller.clone(), HashMap::new());
     let planning = {
-        let (runtime, source, query) = (runtime.clone(), source.clone(), query.clone());
+        let (runtime, source, query, key) = (runtime.clone(), source.clone(), query.clone(), caller.key());
         async move {
             let bound = query.parameter_rows()?;
             let first = ParameterRows::runs(bound.as_ref()).next().transpose()?.flatten();
-            let planned = runtime.engine.prepare(source, &query.statement, first).await?;
+            let planned = runtime.engine.prepare(source, &query.statement, first, key.clone()).await?;
             let schema = schema_of_runs(planned.schema(), bound.as_ref());
             let runs = bound.as_ref().map_or(1, ParameterRows::count);
             let result_bytes = match least {
-                Some(least) => result_bytes(&runtime.engine, &planned, least, runs).await,
+                Some(least) => result_bytes(&runtime.engine, &planned, least, runs, key).await,
                 None => None,
             };
             Ok::<_, Error>((schema, planned.parameter_types().to_vec(), result_bytes))
@@ -134,8 +128,14 @@ pub async fn plan_sized(caller: &SqlCaller, query: &BoundQuery, least: Option<u6
 }
 
 /// About how many bytes so many runs of a query give. What fails here fails again when the query runs.
-async fn result_bytes(engine: &SqlEngine, planned: &PlannedQuery, least: u64, runs: usize) -> Option<u64> {
-    match engine.result_bytes(planned, least).await {
+async fn result_bytes(
+    engine: &SqlEngine,
+    planned: &PlannedQuery,
+    least: u64,
+    runs: usize,
+    caller: CallerKey,
+) -> Option<u64> {
+    match engine.result_bytes(planned, least, caller).await {
         Ok(bytes) => bytes.map(|bytes| bytes.saturating_mul(runs as u64)),
         Err(error) => {
             tracing::debug!(%error, "nothing tells how large the result of a query is");
@@ -144,30 +144,12 @@ async fn result_bytes(engine: &SqlEngine, planned: &PlannedQuery, least: u64, ru
     }
 }
 
-/// Makes messages of the rows of a query.
-pub trait ResultEncoder: Send + 'static {
-    /// A message.
-    type Item: Send + 'static;
-
-    /// The first messages, at least one.
-    ///
-    /// # Errors
-    /// The schema is not one that is expected.
-    fn begin(&mut self, schema: &SchemaRef) -> Result<Vec<Self::Item>>;
-
-    /// The messages of a batch.
-    ///
-    /// # Errors
-    /// The rows are not as they must be.
-    fn encode(&mut self, batch: RecordBatch) -> Result<Vec<Self::Item>>;
-}
-
 /// Runs a query; returns its messages once the first is there. Dropping the stream ends the query, and so does the cancellation of
 /// the FlightInfo `flight`.
 ///
 /// # Errors
-/// Those of [`SqlEngine::prepare`] and [`SqlEngine::run`], and of the encoder. DEADLINE_EXCEEDED: it took longer than the caller
-/// allows. Later ones are the stream's last item.
+/// Those of [`SqlEngine::start`], and of the encoder. DEADLINE_EXCEEDED: it took longer than the caller
+/// allows, or nothing of the stream was taken for as long as a query may run. Later ones are the stream's last item.
 pub async fn run<E: ResultEncoder>(
     caller: &SqlCaller,
     query: BoundQuery,
@@ -177,7 +159,7 @@ pub async fn run<E: ResultEncoder>(
 ) -> Result<BoxStream<'static, Result<E::Item>>> {
     let runtime = caller.context.resources.runtime().await?;
     let source = NodeSource::new(caller.clone(), pinned);
-    let (send, mut receive) = mpsc::channel(QUEUED_MESSAGES);
+    let (send, receive) = result_queue(runtime.engine.timeout());
     let cluster = caller.context.get.cluster.clone();
     let running = {
         let (runtime, caller) = (runtime.clone(), caller.clone());
@@ -188,12 +170,23 @@ pub async fn run<E: ResultEncoder>(
                     None => std::future::pending().await,
                 }
             };
+            let work = async {
+                let produced = tokio::select! {
+                    biased;
+                    error = caller.limit.exceeded() => Err(error),
+                    produced = produce(&runtime.engine, source, query, &caller, encoder, &send) => produced,
+                };
+                // The query keeps its place until its reader has all messages.
+                let rows = produced?;
+                send.drained().await?;
+                drop(rows);
+                Ok(())
+            };
             tokio::select! {
                 biased;
                 () = send.closed() => Ok(()),
                 () = cancelled => Err(Error::cancelled("the query was cancelled")),
-                error = caller.limit.exceeded() => Err(error),
-                ended = produce(&runtime.engine, source, query, &caller, encoder, &send) => ended,
+                ended = work => ended,
             }
         }
     };
@@ -205,7 +198,7 @@ pub async fn run<E: ResultEncoder>(
             return Err(Error::internal("the query sent no schema"));
         }
     };
-    let rest = stream::unfold((receive, Some(task)), |(mut receive, mut task)| async move {
+    let rest = stream::unfold((receive, Some(task)), |(receive, mut task)| async move {
         match receive.recv().await {
             Some(item) => Some((Ok(item), (receive, task))),
             None => task.take()?.await.err().map(|error| (Err(error), (receive, None))),
@@ -214,30 +207,34 @@ pub async fn run<E: ResultEncoder>(
     Ok(stream::once(async move { Ok(first) }).chain(rest).boxed())
 }
 
-/// Runs a query to its end, once for each row of its parameters, or until nobody receives its messages.
+/// Runs a query to its end, once for each row of its parameters, or until nobody receives its messages. Returns the last run, whose rows
+/// were sent: with it its place is given back.
 async fn produce<E: ResultEncoder>(
     engine: &SqlEngine,
     source: Arc<dyn TableSource>,
     query: BoundQuery,
     caller: &SqlCaller,
     mut encoder: E,
-    send: &mpsc::Sender<E::Item>,
-) -> Result<()> {
+    send: &ResultSender<E::Item>,
+) -> Result<Option<QueryStream>> {
     let started = Instant::now();
     let bound = query.parameter_rows()?;
     let mut promised: Option<SchemaRef> = None;
+    let mut last: Option<QueryStream> = None;
     for (at, parameters) in ParameterRows::runs(bound.as_ref()).enumerate() {
         if at > 0 {
             check_time(started.elapsed(), engine.timeout())?;
         }
+        // Its place is for this run.
+        drop(last.take());
         // The source plans the tables and versions of the first run again.
-        let planned = engine.prepare(source.clone(), &query.statement, parameters?).await?;
-        let mut rows = pin!(engine.run(planned, caller.key()).await?);
+        let mut rows = engine.start(source.clone(), &query.statement, parameters?, caller.key()).await?;
         let schema = schema_of_runs(rows.schema(), bound.as_ref());
         match &promised {
             None => {
-                if !send_all(send, encoder.begin(&schema)?).await {
-                    return Ok(());
+                let first = encoder.begin(&schema)?.into_iter().map(|message| WaitingMessage::new(message, None));
+                if !send.send(first.collect()).await? {
+                    return Ok(None);
                 }
                 promised = Some(schema.clone());
             }
@@ -248,12 +245,15 @@ async fn produce<E: ResultEncoder>(
             let batch = batch?.with_schema(schema.clone());
             let batch =
                 batch.map_err(|e| Error::internal(format!("the rows have another schema than planned: {e}")))?;
-            if !send_all(send, encoder.encode(batch)?).await {
-                return Ok(());
+            let messages = encoder.encode(batch)?;
+            let messages = counted_messages(&encoder, messages, rows.take_share());
+            if !send.send(messages).await? {
+                return Ok(None);
             }
         }
+        last = Some(rows);
     }
-    Ok(())
+    Ok(last)
 }
 
 /// The schema of all runs of a query, of which one has this schema.
@@ -283,49 +283,62 @@ fn other_schema(at: usize) -> Error {
     ))
 }
 
-/// False: nobody receives the messages.
-async fn send_all<T>(send: &mpsc::Sender<T>, messages: Vec<T>) -> bool {
-    for message in messages {
-        if send.send(message).await.is_err() {
-            return false;
-        }
-    }
-    true
-}
-
-/// The frames of a DoGet.
-pub struct FrameEncoder {
-    /// The schema message that was promised; empty: none was.
-    pub promised: Bytes,
-}
-
-impl ResultEncoder for FrameEncoder {
-    type Item = FlightFrame;
-
-    fn begin(&mut self, schema: &SchemaRef) -> Result<Vec<FlightFrame>> {
-        let message = schema_message(schema)?;
-        if !self.promised.is_empty() && self.promised != message {
-            return Err(Error::precondition(
-                "the rows have another schema than the FlightInfo, because a function of the statement or the version of this node has changed: call get_flight_info again",
-            ));
-        }
-        Ok(vec![encode_flight_data(&flight_header(&message), None, std::iter::empty())])
-    }
-
-    fn encode(&mut self, batch: RecordBatch) -> Result<Vec<FlightFrame>> {
-        let frame = |message: IpcMessage| encode_flight_data(&message.header, None, std::iter::once(message.body));
-        Ok(encode_messages(&batch, MESSAGE_BYTES)?.into_iter().map(frame).collect())
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
     use volley_common::Code;
+    use volley_common::identity::Access;
+    use volley_common::ipc::flight_encoder::FlightFrame;
     use volley_sql::flight_sql::encode_parameters;
+    use volley_sql::statement::{SqlStatement, parse};
 
     use super::*;
+    use crate::config::NodeConfig;
+    use crate::context::SqlContext;
+    use crate::put::tests::cluster::InProcessCluster;
+    use crate::sql::result_encoder::FrameEncoder;
+    use crate::sql_resources::SqlResources;
+
+    /// A caller at a node that runs one query at a time, for some seconds.
+    fn caller_of(cluster: &InProcessCluster) -> SqlCaller {
+        let node = &cluster.nodes[0].context;
+        let config = NodeConfig { statement_timeout_s: 5, max_concurrent_queries: 1, ..NodeConfig::default() };
+        let resources = SqlResources::new(Arc::new(config), node.store.clone());
+        let context = Arc::new(SqlContext { get: node.get.clone(), put: node.put.clone(), resources });
+        let mut request = http::Request::new(());
+        request.extensions_mut().insert(Access::open());
+        let (head, ()) = request.into_parts();
+        SqlCaller::of(context, &head)
+    }
+
+    async fn start(caller: &SqlCaller, sql: &str) -> Result<BoxStream<'static, Result<FlightFrame>>> {
+        let SqlStatement::Query(statement) = parse(sql).unwrap() else { panic!("{sql}") };
+        let encoder = FrameEncoder { promised: Bytes::new() };
+        run(caller, BoundQuery::new(statement, None), HashMap::new(), None, encoder).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn result_that_nobody_reads_ends_and_frees_its_place() {
+        let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
+        let caller = caller_of(&cluster);
+        let mut unread = start(&caller, "SELECT 1 AS n").await.unwrap();
+        unread.next().await.unwrap().unwrap();
+        let mut others = loop {
+            match start(&caller, "SELECT 2 AS n").await {
+                Ok(rows) => break rows,
+                Err(error) => assert_eq!(error.code, Code::ResourceExhausted, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        while let Some(frame) = others.next().await {
+            frame.unwrap();
+        }
+        let ended = unread.next().await.unwrap().err().unwrap();
+        assert_eq!(ended.code, Code::DeadlineExceeded, "{ended}");
+        assert!(ended.message.contains("nothing of the query's result was read for 5 s"), "{ended}");
+        assert!(unread.next().await.is_none());
+    }
 
     fn batch(rows: i64) -> RecordBatch {
         let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
@@ -347,15 +360,5 @@ mod tests {
         assert_eq!(check_time(minute, hour), Ok(()));
         assert_eq!(check_time(hour, Duration::ZERO), Ok(()));
         assert_eq!(check_time(hour, minute).unwrap_err().code, Code::DeadlineExceeded);
-    }
-
-    #[test]
-    fn rows_of_another_schema_than_promised_are_refused() {
-        let schema = batch(1).schema();
-        let other = Schema::new(vec![Field::new("n", DataType::Int32, true)]);
-        FrameEncoder { promised: schema_message(&schema).unwrap() }.begin(&schema).unwrap();
-        FrameEncoder { promised: Bytes::new() }.begin(&schema).unwrap();
-        let refused = FrameEncoder { promised: schema_message(&other).unwrap() }.begin(&schema).err().unwrap();
-        assert_eq!(refused.code, Code::FailedPrecondition);
     }
 }

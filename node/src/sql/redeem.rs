@@ -22,9 +22,10 @@ use volley_sql::source::TableSource;
 
 use super::caller::SqlCaller;
 use super::info::{ReadStatement, read_statement};
-use super::query::{BoundQuery, FrameEncoder, ResultEncoder, run};
+use super::query::{BoundQuery, run};
 use super::read_forward;
 use super::request::{SqlRead, StatementText, check_query_headers, sql_read};
+use super::result_encoder::{FrameEncoder, ResultEncoder, frame};
 use super::source::{NodeSource, PinnedTables};
 use super::statement_limit::StatementLimit;
 use crate::context::SqlContext;
@@ -163,7 +164,7 @@ async fn metadata_rows(
     let rows = command.batch(&tables?, lease_ms)?;
     let mut encoder = FrameEncoder { promised: Bytes::new() };
     let mut frames = encoder.begin(&rows.schema())?;
-    frames.extend(encoder.encode(rows)?);
+    frames.extend(encoder.encode(rows)?.into_iter().map(frame));
     Ok(stream::iter(frames.into_iter().map(Ok)).boxed())
 }
 

@@ -12,6 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use serde_json::Map;
 use volley_common::options::{LISTENER_HEADER, header_text};
+use volley_common::refusal_log::RefusalLog;
 use volley_common::wire::cluster::{QueryResult, ResultSource, Ticket};
 use volley_common::{Error, Result, TableName, clock};
 
@@ -81,7 +82,8 @@ impl ResultCall<'_> {
             Ok(info) => Ok(Some(info)),
             Err(StoreFailure::Query(error)) => Err(error),
             Err(StoreFailure::Storage(error)) => {
-                tracing::warn!(code = ?error.code, %error, "the result of a query is not stored: it runs when its ticket is redeemed");
+                static LOG: RefusalLog = RefusalLog::new();
+                log_unstored(&LOG, clock::now_ms(), &error);
                 Ok(None)
             }
         }
@@ -152,6 +154,15 @@ impl ResultCall<'_> {
     }
 }
 
+/// Logs why a result is not stored. While there is no space, each large query is such a case: one line a second says how many there were.
+fn log_unstored(log: &RefusalLog, now_ms: u64, error: &Error) {
+    const UNSTORED: &str = "the result of a query is not stored: it runs when its ticket is redeemed";
+    match log.count(now_ms) {
+        Some(unlogged) => tracing::warn!(code = ?error.code, %error, unlogged, "{UNSTORED}"),
+        None => tracing::debug!(code = ?error.code, %error, "{UNSTORED}"),
+    }
+}
+
 /// The ticket of a result that is not stored yet, without its expiry: for the caller, by the rights by which the query was planned.
 fn result_ticket(caller: &SqlCaller, rights: &PlannedRights) -> Ticket {
     let source = |(table, permitted_columns): (&Vec<String>, &u64)| ResultSource {
@@ -191,6 +202,9 @@ fn measured(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing::{Event, Level, Metadata, Subscriber, span};
     use volley_common::Code;
     use volley_common::identity::Access;
     use volley_common::wire::catalog::WriteState;
@@ -240,6 +254,41 @@ mod tests {
         let Err(StoreFailure::Query(error)) = failed else { panic!("{failed:?}") };
         assert_eq!(error.code, Code::InvalidArgument, "{error}");
         assert_eq!(cluster.write().state(), WriteState::Aborted);
+    }
+
+    /// Counts the warnings of a thread.
+    struct WarningCounter(Arc<AtomicUsize>);
+
+    impl Subscriber for WarningCounter {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            self.0.fetch_add(usize::from(*event.metadata().level() == Level::WARN), Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn many_unstored_results_are_one_warning_a_second() {
+        let warnings = Arc::new(AtomicUsize::new(0));
+        let (log, full) = (RefusalLog::new(), Error::exhausted("there is no space"));
+        tracing::subscriber::with_default(WarningCounter(warnings.clone()), || {
+            (5_000..5_100).for_each(|now_ms| log_unstored(&log, now_ms, &full));
+        });
+        assert_eq!(warnings.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test(flavor = "multi_thread")]

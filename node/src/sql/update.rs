@@ -13,16 +13,19 @@ use http::request::Parts;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tonic::metadata::MetadataMap;
-use volley_common::ipc::encode::encode_messages;
+use volley_common::ipc::encode::{IpcMessage, encode_messages};
 use volley_common::ipc::schema::{flight_header, schema_message};
 use volley_common::server::audit::REQUEST_ID_HEADER;
 use volley_common::{Code, Error, Result, TableName, TransactionId};
+use volley_sql::engine::RowsShare;
 use volley_sql::statement::{CreateTable, QueryStatement, SqlStatement, UpdateStatement, parse};
 
 use super::caller::SqlCaller;
 use super::coordinator_call::run_action;
 use super::insert_rows::InsertPlan;
-use super::query::{self, BoundQuery, ResultEncoder};
+use super::query::{self, BoundQuery};
+use super::result_encoder::ResultEncoder;
+use super::result_queue::WaitingMessage;
 use super::transaction::insert_schema;
 use crate::coordinator_proxy::{CoordinatorProxy, MetadataRequest};
 use crate::put::{self, PutInput, PutTarget};
@@ -214,12 +217,17 @@ impl ResultEncoder for PutRowsEncoder {
         }
     }
 
-    fn encode(&mut self, batch: RecordBatch) -> Result<Vec<FlightData>> {
+    fn encode(&mut self, batch: RecordBatch) -> Result<Vec<IpcMessage>> {
         let batch = match &self.plan {
             Some(plan) => plan.conform(&batch)?,
             None => batch,
         };
-        Ok(encode_messages(&batch, self.message_bytes)?.iter().map(FlightData::from).collect())
+        encode_messages(&batch, self.message_bytes)
+    }
+
+    /// The rows count until the put takes them: then they are in its memory.
+    fn waiting(&self, message: IpcMessage, share: RowsShare) -> WaitingMessage<FlightData> {
+        WaitingMessage::new(FlightData::from(&message), Some(share))
     }
 }
 

@@ -49,7 +49,7 @@ impl QueryRun {
     ///
     /// # Errors
     /// Those of planning.
-    pub(super) async fn start(&self) -> Result<StartedQuery> {
+    pub(super) async fn start(self: Arc<Self>) -> Result<StartedQuery> {
         let plan = checked(self.state.create_physical_plan(&self.plan).await)?;
         let rows = checked(expected_rows(&plan))?;
         if let Some(rows) = rows.on_this_node.filter(|rows| *rows < self.state.config().batch_size()) {

@@ -2,34 +2,53 @@
 //!
 //! A task of its own drives the query, so that its time limit frees its memory even when nobody takes the rows. The stream says
 //! that the query ended only when the task has said so: rows are never cut off silently.
+//!
+//! Rows that wait for the reader count in the memory of queries ([`waiting_rows`]), and the query keeps its place among those that run
+//! until the stream is dropped: so results that nobody reads are bounded in size and number.
+
+mod waiting_rows;
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::physical_plan::EmptyRecordBatchStream;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
+use volley_common::ipc::shrink::detach;
+use volley_common::ipc::size::data_bytes;
 use volley_common::{Code, Error, Result};
 
+use self::waiting_rows::WaitingRows;
 use super::admission::QueryPermit;
 use super::relabel::Relabel;
 use super::{row_width, views};
 use crate::fault::from_datafusion;
 
+pub use self::waiting_rows::RowsShare;
+
 /// Batches that wait for the receiver of the rows.
 const QUEUED_BATCHES: usize = 2;
 
-/// A batch; none is the end of the rows.
-type Delivery = Result<Option<RecordBatch>>;
+/// What the reader of a query gets.
+enum Delivered {
+    /// A batch, and its memory.
+    Rows(RecordBatch, RowsShare),
+    /// The end of the rows, with the place of the query.
+    End(QueryPermit),
+}
+
+type Delivery = Result<Delivered>;
 
 /// The rows of a query that is planned and started again.
 pub(super) type RestartedRows = BoxFuture<'static, Result<SendableRecordBatchStream>>;
@@ -47,7 +66,11 @@ pub(super) struct Restart {
 pub struct QueryStream {
     schema: SchemaRef,
     deliveries: mpsc::Receiver<Delivery>,
+    /// Of the batch that was taken last.
+    share: Option<RowsShare>,
     has_ended: bool,
+    /// Once all rows were taken.
+    _permit: Option<QueryPermit>,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -94,7 +117,7 @@ pub(super) async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T> {
 
 impl QueryStream {
     /// Starts to deliver `rows` with `schema`, which is the one of `relabel` without its views. `permit` is kept until the query
-    /// ends.
+    /// fails or the stream is dropped. Rows that wait count in `memory`.
     pub(super) fn start(
         rows: SendableRecordBatchStream,
         restart: Restart,
@@ -102,23 +125,38 @@ impl QueryStream {
         relabel: Relabel,
         deadline: Option<Deadline>,
         permit: QueryPermit,
+        memory: &Arc<dyn MemoryPool>,
     ) -> Self {
         let (sender, deliveries) = mpsc::channel(QUEUED_BATCHES);
-        let promised = schema.clone();
+        let reader = RowsReader { promised: schema.clone(), sender: sender.clone(), waiting: WaitingRows::new(memory) };
         let driver = tokio::spawn(async move {
-            let work = deliver(rows, restart, relabel, promised, sender.clone(), permit);
+            let work = deliver(rows, restart, relabel, reader, permit);
             if let Err(exceeded) = Deadline::limit(deadline, work).await {
                 // The rows and the permit are dropped already; nobody has to take the error.
                 let _ = sender.send(Err(exceeded)).await;
             }
         });
-        QueryStream { schema, deliveries, has_ended: false, _driver: AbortOnDropHandle::new(driver) }
+        let driver = AbortOnDropHandle::new(driver);
+        QueryStream { schema, deliveries, share: None, has_ended: false, _permit: None, _driver: driver }
     }
 
     /// The schema of all batches.
     pub fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }
+
+    /// The memory of the batch that was taken last, if it still is there: it is given back when the next one is asked for.
+    pub fn take_share(&mut self) -> Option<RowsShare> {
+        self.share.take()
+    }
+}
+
+/// Where the rows of a query go.
+struct RowsReader {
+    /// The schema of the batches.
+    promised: SchemaRef,
+    sender: mpsc::Sender<Delivery>,
+    waiting: Arc<WaitingRows>,
 }
 
 /// Delivers all rows and then the end, or an error.
@@ -126,8 +164,7 @@ async fn deliver(
     mut rows: SendableRecordBatchStream,
     mut restart: Restart,
     relabel: Relabel,
-    promised: SchemaRef,
-    sender: mpsc::Sender<Delivery>,
+    reader: RowsReader,
     permit: QueryPermit,
 ) {
     let mut has_sent = false;
@@ -145,7 +182,7 @@ async fn deliver(
                     Err(error) => break Err(error),
                 }
             }
-            Ok(None) => break Ok(None),
+            Ok(None) => break Ok(()),
             Err(panic) => break Err(panic),
         };
         if batch.num_rows() == 0 {
@@ -153,7 +190,7 @@ async fn deliver(
         }
         has_sent = true;
         let sent = match relabel.apply(&batch) {
-            Ok(batch) => send_rows(batch, &promised, &sender).await,
+            Ok(batch) => reader.send(batch).await,
             Err(error) => Err(error),
         };
         match sent {
@@ -162,11 +199,11 @@ async fn deliver(
             Err(error) => break Err(error),
         }
     };
-    // Memory and place are free before somebody takes the last rows.
+    // The memory of its operators is free before somebody takes the last rows, and after a failure its place.
     drop(rows);
-    drop(permit);
+    let last = last.map(|()| Delivered::End(permit));
     // Nobody has to take the end.
-    let _ = sender.send(last).await;
+    let _ = reader.sender.send(last).await;
 }
 
 /// The rows from the beginning, if no row was sent, and a query with tasks on other nodes lost one of these, or its rows are too wide for its
@@ -197,20 +234,30 @@ async fn after_failure(error: Error, has_sent: bool, restart: &mut Restart) -> R
     }
 }
 
-/// Sends the rows of a batch under the promised schema. False: nobody takes them.
-async fn send_rows(batch: RecordBatch, promised: &SchemaRef, sender: &mpsc::Sender<Delivery>) -> Result<bool> {
-    if batch.schema_ref() == promised {
-        return Ok(sender.send(Ok(Some(batch))).await.is_ok());
-    }
-    for piece in views::pieces(&batch) {
-        let piece = piece?;
-        for rows in views::relaid(&piece, promised) {
-            if sender.send(Ok(Some(rows?))).await.is_err() {
-                return Ok(false);
+impl RowsReader {
+    /// Sends the rows of a batch under the promised schema. False: nobody takes them.
+    async fn send(&self, batch: RecordBatch) -> Result<bool> {
+        if *batch.schema_ref() == self.promised {
+            return self.send_counted(&batch).await;
+        }
+        for piece in views::pieces(&batch) {
+            let piece = piece?;
+            for rows in views::relaid(&piece, &self.promised) {
+                if !self.send_counted(&rows?).await? {
+                    return Ok(false);
+                }
             }
         }
+        Ok(true)
     }
-    Ok(true)
+
+    /// Sends a batch once there is memory for it.
+    async fn send_counted(&self, batch: &RecordBatch) -> Result<bool> {
+        // A slice would retain all rows of what it was cut from, which are not counted.
+        let batch = detach(batch);
+        let share = self.waiting.count(data_bytes(&batch)).await?;
+        Ok(self.sender.send(Ok(Delivered::Rows(batch, share))).await.is_ok())
+    }
 }
 
 impl Stream for QueryStream {
@@ -220,10 +267,17 @@ impl Stream for QueryStream {
         if self.has_ended {
             return Poll::Ready(None);
         }
+        self.share = None;
         let delivery = ready!(self.deliveries.poll_recv(context));
         let item = match delivery {
-            Some(Ok(Some(batch))) => return Poll::Ready(Some(Ok(batch))),
-            Some(Ok(None)) => None,
+            Some(Ok(Delivered::Rows(batch, share))) => {
+                self.share = Some(share);
+                return Poll::Ready(Some(Ok(batch)));
+            }
+            Some(Ok(Delivered::End(permit))) => {
+                self._permit = Some(permit);
+                None
+            }
             Some(Err(error)) => Some(Err(error)),
             None => Some(Err(Error::unavailable("the node stops and ended the query: ask another node"))),
         };

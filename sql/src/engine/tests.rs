@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use self::memory_source::{MemorySource, MemoryTable, order_tables};
 use super::*;
 use crate::source::PartScan;
-use crate::statement::QueryKind;
+use crate::statement::{QueryKind, TableAt};
 
 mod casts;
 mod colocation;
@@ -65,12 +65,12 @@ impl EngineRig {
     }
 
     async fn prepare(&self, sql: &str, tables: &[&str]) -> Result<PlannedQuery> {
-        self.engine.prepare(self.source.clone(), &statement(sql, tables), None).await
+        self.engine.prepare(self.source.clone(), &statement(sql, tables), None, CallerKey::Cluster).await
     }
 
     async fn start(&self, sql: &str, tables: &[&str]) -> Result<QueryStream> {
-        let query = self.prepare(sql, tables).await?;
-        self.engine.run(query, CallerKey::Principal("alice".into())).await
+        let caller = CallerKey::Principal("alice".into());
+        self.engine.start(self.source.clone(), &statement(sql, tables), None, caller).await
     }
 
     async fn batches(&self, sql: &str, tables: &[&str]) -> Result<Vec<RecordBatch>> {

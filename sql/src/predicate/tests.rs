@@ -52,6 +52,7 @@ fn null_counts_as_false() {
     assert_eq!(select("i = NULL"), [0usize; 0]);
     assert_eq!(select("NULL"), [0usize; 0]);
     assert_eq!(select("i IS DISTINCT FROM 1"), [1, 2]);
+    assert_eq!(select("i > 5 IS NOT DISTINCT FROM i > 0 AND i > 5"), [0usize; 0]);
     assert_eq!(select("1 = 1"), [0, 1, 2]);
 }
 

@@ -151,11 +151,46 @@ async fn time_limit_ends_a_query_that_nobody_reads() {
     assert_eq!(error.code, Code::DeadlineExceeded);
 }
 
+/// With memory for one batch or two, the query waits for its reader, who gets all rows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_wait_count_in_the_memory_of_queries() {
+    let rig = with_memory(256 << 10);
+    let pool = || rig.engine.template.runtime_env().memory_pool.reserved();
+    let stream = rig.start("SELECT key, text FROM big", &["big"]).await.unwrap();
+    while pool() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(pool() <= 256 << 10);
+    let batches: Vec<RecordBatch> = stream.try_collect().await.unwrap();
+    assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), BIG_ROWS);
+    all_memory_freed(&rig).await;
+    let error = with_memory(1 << 10).error("SELECT key, text FROM big", &["big"]).await;
+    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    assert!(error.message.contains("sql_memory_bytes"), "{error}");
+}
+
+/// Results that are complete and not read would else be without number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn query_keeps_its_place_until_its_rows_are_read() {
+    let rig = EngineRig::with(EngineConfig { max_queries_per_principal: 1, ..config() }, order_tables());
+    let mut stream = rig.start("SELECT count(id) FROM orders", &["orders"]).await.unwrap();
+    let row = stream.next().await.unwrap().unwrap();
+    assert_eq!(text(&[row]), ["5"]);
+    assert!(stream.take_share().is_some() && stream.next().await.is_none());
+    let refused = rig.start("SELECT count(id) FROM orders", &["orders"]).await.unwrap_err();
+    assert_eq!(refused.code, Code::ResourceExhausted, "{refused}");
+    drop(stream);
+    assert_eq!(rig.rows("SELECT count(id) FROM orders", &["orders"]).await, ["5"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queries_beyond_the_limit_are_refused_until_one_ends() {
     let rig = endless(ScanEnd::Hangs, EngineConfig { max_queries_per_principal: 1, ..config() });
     let stream = rig.start("SELECT * FROM endless", &["endless"]).await.unwrap();
     let refused = rig.start("SELECT * FROM orders", &["orders"]).await.unwrap_err();
+    assert_eq!(refused.code, Code::ResourceExhausted);
+    // It is not even planned: that would be an error.
+    let refused = rig.start("SELECT nothing FROM orders", &["orders"]).await.unwrap_err();
     assert_eq!(refused.code, Code::ResourceExhausted);
     let query = rig.prepare("SELECT count(id) FROM orders", &["orders"]).await.unwrap();
     let other = rig.engine.run(query, CallerKey::Principal("bob".into())).await.unwrap();

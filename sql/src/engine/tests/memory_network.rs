@@ -66,8 +66,8 @@ impl StageRig {
     }
 
     pub(super) async fn start(&self, sql: &str, tables: &[&str]) -> Result<QueryStream> {
-        let query = self.engines[0].prepare(self.source.clone(), &statement(sql, tables), None).await?;
-        self.engines[0].run(query, CallerKey::Principal("alice".into())).await
+        let caller = CallerKey::Principal("alice".into());
+        self.engines[0].start(self.source.clone(), &statement(sql, tables), None, caller).await
     }
 
     pub(super) async fn rows(&self, sql: &str, tables: &[&str]) -> Result<Vec<String>> {

@@ -63,7 +63,7 @@ fn tpch_table(name: &str, columns: &str) -> MemoryTable {
 /// Parses and plans a statement, which does not optimize it.
 async fn planned(rig: &EngineRig, sql: &str) -> Result<PlannedQuery> {
     match parse(sql)? {
-        SqlStatement::Query(query) => rig.engine.prepare(rig.source.clone(), &query, None).await,
+        SqlStatement::Query(query) => rig.engine.prepare(rig.source.clone(), &query, None, CallerKey::Cluster).await,
         other => panic!("{sql}: {other:?}"),
     }
 }
@@ -192,5 +192,24 @@ async fn queries_of_tpch_pass() {
         if let Err(error) = planned(&rig, &sql).await {
             panic!("{sql}: {error}");
         }
+    }
+}
+
+#[tokio::test]
+async fn orders_of_many_keys_are_refused() {
+    let rig = EngineRig::new();
+    let keys = |count: usize| (0..count).map(|at| format!("id + {at}")).collect::<Vec<_>>().join(", ");
+    passes(&format!("SELECT id FROM orders ORDER BY {}", keys(256))).await;
+    let sorted = format!("(SELECT id FROM orders ORDER BY {} LIMIT 1)", keys(200));
+    for sql in [
+        format!("SELECT id FROM orders ORDER BY {}", keys(257)),
+        format!("SELECT row_number() OVER (PARTITION BY {} ORDER BY {}) FROM orders", keys(200), keys(57)),
+        format!("SELECT array_agg(id ORDER BY {}) FROM orders", keys(257)),
+        format!("SELECT DISTINCT ON ({}) id FROM orders", keys(257)),
+        format!("SELECT count(*) FROM {sorted} a, {sorted} b"),
+    ] {
+        let error = planned(&rig, &sql).await.unwrap_err();
+        assert_eq!(error.code, Code::InvalidArgument, "{sql}: {error}");
+        assert!(error.message.contains("at most 256"), "{sql}: {error}");
     }
 }

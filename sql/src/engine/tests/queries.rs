@@ -53,6 +53,28 @@ async fn ctes_and_subqueries_are_evaluated() {
     assert_eq!(rig.rows(union, &["orders"]).await, ["1", "2", "3", "4", "5", "50"]);
 }
 
+/// The parser of the engine takes all that follows for the right operand.
+#[tokio::test]
+async fn conditions_after_is_distinct_from_are_their_own() {
+    let rig = EngineRig::new();
+    for (condition, expected) in [
+        ("false IS NOT DISTINCT FROM true AND false", "false"),
+        ("false IS NOT DISTINCT FROM (true AND false)", "true"),
+        ("true IS DISTINCT FROM true OR true", "true"),
+        ("NOT false IS DISTINCT FROM false AND false", "false"),
+        ("false AND true IS DISTINCT FROM false OR true", "true"),
+        ("1 IS DISTINCT FROM NULL IS NULL", "false"),
+        ("1 BETWEEN 0 AND 2 IS DISTINCT FROM true AND false", "false"),
+        ("CASE WHEN false IS NOT DISTINCT FROM true AND false THEN 1 ELSE 2 END", "2"),
+    ] {
+        let sql = format!("SELECT {condition} AS x");
+        assert_eq!(rig.rows(&sql, &[]).await, [expected], "{condition}");
+    }
+    let join =
+        "SELECT o.id FROM orders o JOIN customers c ON o.customer IS NOT DISTINCT FROM c.name AND o.id > 1 ORDER BY 1";
+    assert_eq!(rig.rows(join, &["orders", "customers"]).await, ["2", "3"]);
+}
+
 #[tokio::test]
 async fn statements_without_tables_run() {
     let rig = EngineRig::new();
@@ -86,7 +108,7 @@ async fn parsed_statements_name_the_versions_that_are_read() {
     let SqlStatement::Query(mut query) = parse(sql).unwrap() else { panic!("{sql}") };
     for _ in 0..2 {
         let one = Some(ParamValues::from(vec![ScalarValue::from(1_i64)]));
-        let planned = rig.engine.prepare(rig.source.clone(), &query, one).await.unwrap();
+        let planned = rig.engine.prepare(rig.source.clone(), &query, one, CallerKey::Cluster).await.unwrap();
         // As the holder of a ticket runs it.
         query.tables = planned.tables();
         let stream = rig.engine.run(planned, CallerKey::Cluster).await.unwrap();
@@ -167,7 +189,7 @@ async fn filter_that_is_too_deep_for_holders_is_evaluated() {
     let rig = EngineRig::new();
     let sql = format!("SELECT * FROM orders WHERE amount {} > 60", "+ id ".repeat(220));
     let SqlStatement::Query(query) = parse(&sql).unwrap() else { panic!("{sql}") };
-    let planned = rig.engine.prepare(rig.source.clone(), &query, None).await.unwrap();
+    let planned = rig.engine.prepare(rig.source.clone(), &query, None, CallerKey::Cluster).await.unwrap();
     let stream = rig.engine.run(planned, CallerKey::Cluster).await.unwrap();
     let mut rows = text(&stream.try_collect::<Vec<_>>().await.unwrap());
     rows.sort();
@@ -190,7 +212,7 @@ async fn parameters_are_typed_and_bound() {
 
     let prepare = async |values: Vec<ScalarValue>| {
         let values = Some(ParamValues::from(values));
-        rig.engine.prepare(rig.source.clone(), &statement(sql, &["orders"]), values).await
+        rig.engine.prepare(rig.source.clone(), &statement(sql, &["orders"]), values, CallerKey::Cluster).await
     };
     let query = prepare(vec![ScalarValue::from(5_i32), ScalarValue::from("a")]).await.unwrap();
     assert_eq!(query.parameter_types().len(), 2);

@@ -3,7 +3,7 @@
 use super::*;
 
 async fn expected(rig: &EngineRig, sql: &str, tables: &[&str]) -> Option<u64> {
-    rig.engine.result_bytes(&rig.prepare(sql, tables).await.unwrap(), 1).await.unwrap()
+    rig.engine.result_bytes(&rig.prepare(sql, tables).await.unwrap(), 1, CallerKey::Cluster).await.unwrap()
 }
 
 #[tokio::test]
@@ -36,6 +36,7 @@ async fn size_is_unknown_where_nothing_tells_it() {
         assert_eq!(expected(&rig, sql, &["orders"]).await, None, "{sql}");
     }
     let planned = rig.prepare("SELECT id FROM orders ORDER BY id", &["orders"]).await.unwrap();
-    assert_eq!(rig.engine.result_bytes(&planned, 1 << 30).await.unwrap(), None, "the table is small");
+    let of_large = rig.engine.result_bytes(&planned, 1 << 30, CallerKey::Cluster).await;
+    assert_eq!(of_large.unwrap(), None, "the table is small");
     assert_eq!(expected(&rig, "SELECT 1", &[]).await, None);
 }

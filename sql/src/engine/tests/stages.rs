@@ -381,7 +381,7 @@ async fn node_without_room_takes_no_part() {
     let running = rig.start(sql, &["endless"]).await.unwrap();
     rig.source.open.subscribe().wait_for(|open| *open >= 6).await.unwrap();
     let explain = statement(&format!("EXPLAIN VERBOSE {sql}"), &["endless"]);
-    let query = rig.engines[1].prepare(rig.source.clone(), &explain, None).await.unwrap();
+    let query = rig.engines[1].prepare(rig.source.clone(), &explain, None, CallerKey::Cluster).await.unwrap();
     let rows = rig.engines[1].run(query, CallerKey::Cluster).await.unwrap().try_collect::<Vec<_>>().await.unwrap();
     let plan = text(&rows).join("\n");
     // The head of the first query has no tasks of others.
