@@ -90,8 +90,9 @@ async fn summaries(
         .map(|(at, field)| format!("{} AS c{at}", column_expression(&quoted(field.name()), field.data_type())))
         .collect();
     let aggregates = wanted.iter().enumerate();
-    let aggregates: Vec<String> =
-        aggregates.map(|(item, (at, measure))| format!("{} AS m{item}", measure.aggregate(&format!("c{at}")))).collect();
+    let aggregates: Vec<String> = aggregates
+        .map(|(item, (at, measure))| format!("{} AS m{item}", measure.aggregate(&format!("c{at}"))))
+        .collect();
     let sql = format!(
         "SELECT {} FROM (SELECT {} FROM {}) AS t",
         aggregates.join(", "),

@@ -113,8 +113,7 @@ mod tests {
 
     #[test]
     fn similar_table_may_be_in_another_folder() {
-        let known: Vec<String> =
-            ["sales/customers", "sales/orders", "old/orders", "Trips"].map(String::from).to_vec();
+        let known: Vec<String> = ["sales/customers", "sales/orders", "old/orders", "Trips"].map(String::from).to_vec();
         let similar = |missing: &str| similar_table(missing, &known);
         assert_eq!(similar("sale/customers"), Some("sales/customers"));
         assert_eq!(similar("customers"), Some("sales/customers"));
