@@ -173,7 +173,7 @@ async fn interruptible(
         CliCommand::Whoami => whoami::run(&connected().await?, json).await?,
         CliCommand::Quota(command) => quota::run(&connected().await?, &command, json).await?,
         CliCommand::Remove { node } => remove::run(&connected().await?, &node, json).await?,
-        // Their exit code depends on the state of the cluster.
+        // The exit code of a comparison is its outcome, that of the following depends on the state of the cluster.
         CliCommand::Tables(command) => return tables::run(&command, connected, tls, login, json).await,
         CliCommand::Cluster(ClusterCommand::Status) | CliCommand::Status => {
             return commands::cluster::status(&connected().await?, json).await;
