@@ -48,16 +48,19 @@ async fn with_similar_table(error: Error, client: &Client) -> Error {
     let listed = tokio::time::timeout(LIST_TIMEOUT, list(client, &mut known)).await;
     tracing::debug!(tables = known.len(), complete = matches!(listed, Ok(Ok(()))), "looked for similar tables");
     match similar_table(&missing, &known) {
-        Some(similar) => Error { message: format!("{}: did you mean {:?}?", error.message, cut(similar)), ..error },
+        Some(similar) => {
+            let separator = if error.message.ends_with('"') { ":" } else { ";" };
+            Error { message: format!("{}{separator} did you mean {:?}?", error.message, cut(similar)), ..error }
+        }
         None => error,
     }
 }
 
-/// The name in an error that ends with it. None if the member has named a similar table already.
+/// The table that an error is about. None if the member has named a similar one already, or it is about another cluster.
 fn missing_table(message: &str) -> Option<String> {
-    let (_, quoted) = message.rsplit_once(MISSING_TABLE)?;
-    // A name is quoted as JSON quotes it, but for rare characters.
-    serde_json::from_str(quoted).ok()
+    let quoted = message.strip_prefix(MISSING_TABLE).filter(|quoted| !quoted.contains("did you mean"))?;
+    // A name is quoted as JSON quotes it, but for rare characters. More may follow.
+    serde_json::Deserializer::from_str(quoted).into_iter().next()?.ok()
 }
 
 /// Lists tables into `known`, which has the first ones if an error or the end of the time interrupts it.
@@ -106,7 +109,9 @@ mod tests {
     fn name_of_a_missing_table_is_found_unless_one_is_suggested() {
         let found = |message: &str| missing_table(message);
         assert_eq!(found(r#"there is no table "a/\"b\"""#).as_deref(), Some(r#"a/"b""#));
-        assert_eq!(found(r#"the source: there is no table "t""#).as_deref(), Some("t"));
+        assert_eq!(found(r#"the other cluster: there is no table "t""#), None);
+        assert_eq!(found(r#"there is no table "t" to append to: put it"#).as_deref(), Some("t"));
+        assert_eq!(found(r#"there is no table "t", and none was dropped"#).as_deref(), Some("t"));
         assert_eq!(found(r#"there is no table "t": did you mean "T"?"#), None);
         assert_eq!(found("there is no version 3"), None);
     }

@@ -9,7 +9,7 @@ use arrow::row::{RowConverter, Rows, SortField};
 use volley_common::{Error, Result};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-/// Rows that wait for their equal at most, or differ: some 700 MB of memory. docs/command-line.md names the number.
+/// Rows that wait for their equal at most, or differ: some 700 MB of memory. docs/table-commands.md names the number.
 const MAX_UNMATCHED: usize = 10_000_000;
 
 /// Computes the hashes of rows, and of their keys. Values are equal if their bytes are: of numbers NaN is equal to itself, and -0.0
