@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow_flight::FlightInfo;
 use futures::StreamExt;
 use futures::future::try_join;
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use volley_client::{Client, FetchOptions, FetchStream};
 use volley_common::escape::escape_invisible;
@@ -89,13 +90,26 @@ async fn compare(args: &DiffArgs, client: &Client, sides: &[DiffSide; 2]) -> Res
         .filter_map(|name| Some((name.as_str(), first.schema.field_with_name(name).ok()?.data_type())))
         .collect();
     let mut hasher = RowHasher::new(&types, key.as_deref().unwrap_or_default())?;
-    let (mut read, mut unmatched) = ([0, 0], UnmatchedRows::default());
-    let mut streams =
-        [Some(fetch(args, client, first, &compared).await?), Some(fetch(args, client, second, &compared).await?)];
+    let streams = [fetch(args, client, first, &compared).await?, fetch(args, client, second, &compared).await?];
     let total = sides.iter().map(|side| side.info.total_records.max(0) as u64).sum();
     let bar = progress::rows("compared", total);
+    let matched = match_rows(streams, &mut hasher, &bar).await;
+    bar.finish_and_clear();
+    let (read, unmatched) = matched?;
+    let rows = unmatched.differences(key.is_some());
+    Ok(Comparison { columns, compared, key, read, rows })
+}
+
+/// Reads both tables. Returns how many rows each has, and those that have not met their equal.
+async fn match_rows(
+    streams: [FetchStream; 2],
+    hasher: &mut RowHasher,
+    bar: &ProgressBar,
+) -> Result<([u64; 2], UnmatchedRows)> {
+    let mut streams = streams.map(Some);
+    let (mut read, mut unmatched) = ([0_u64; 2], UnmatchedRows::default());
     // The one of which fewer rows were read is next, so that rows in the same order meet soon.
-    while let Some(next) = (0..2).filter(|at| streams[*at].is_some()).min_by_key(|at| read[*at]) {
+    while let Some(next) = (0..2_usize).filter(|at| streams[*at].is_some()).min_by_key(|at| read[*at]) {
         let Some(stream) = &mut streams[next] else { break };
         match stream.next().await {
             None => streams[next] = None,
@@ -108,9 +122,7 @@ async fn compare(args: &DiffArgs, client: &Client, sides: &[DiffSide; 2]) -> Res
             }
         }
     }
-    bar.finish_and_clear();
-    let rows = unmatched.differences(key.is_some());
-    Ok(Comparison { columns, compared, key, read, rows })
+    Ok((read, unmatched))
 }
 
 /// The columns whose values are compared: those that are wanted, or all that both tables have with the same type.

@@ -45,8 +45,8 @@ pub async fn explained(error: Error, client: &Client, grace: Duration) -> Error 
 async fn with_similar_table(error: Error, client: &Client) -> Error {
     let Some(missing) = missing_table(&error.message) else { return error };
     let mut known = Vec::new();
-    let listed = tokio::time::timeout(LIST_TIMEOUT, list(client, &mut known)).await;
-    tracing::debug!(tables = known.len(), complete = matches!(listed, Ok(Ok(()))), "looked for similar tables");
+    // Also a part of the list may have it.
+    let _ = tokio::time::timeout(LIST_TIMEOUT, list(client, &mut known)).await;
     match similar_table(&missing, &known) {
         Some(similar) => {
             let separator = if error.message.ends_with('"') { ":" } else { ";" };
