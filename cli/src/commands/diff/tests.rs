@@ -1,5 +1,6 @@
 //! Tests of what a comparison says.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema};
@@ -37,7 +38,8 @@ fn other_order_or_metadata_of_columns_is_a_difference() {
     let first = schema(&[number("a"), number("b")]);
     let moved = column_differences(&first, &schema(&[number("b"), number("a")]));
     assert_eq!(moved.iter().map(ColumnDifference::cells).collect::<Vec<_>>(), [["a", "column 1", "column 2"]]);
-    let unit = Field::new("a", DataType::Int64, true).with_metadata([("unit".into(), "m".into())].into());
+    let unit =
+        Field::new("a", DataType::Int64, true).with_metadata(HashMap::from([("unit".to_string(), "m".to_string())]));
     let second = Schema::new(vec![unit, Field::new("b", DataType::Int64, true)]);
     let cells = column_differences(&first, &second)[0].cells();
     assert_eq!(cells, ["a", "Int64 []", r#"Int64 [("unit", "m")]"#]);
