@@ -4,13 +4,14 @@
 mod support;
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Decimal128Array, DictionaryArray, IntervalMonthDayNanoArray, ListArray, RecordBatch};
 use arrow::datatypes::{Int8Type, Int32Type, IntervalMonthDayNanoType};
 use arrow::ipc::writer::FileWriter;
 use serde_json::{Value, json};
-use support::DevProcess;
+use support::{DevProcess, volley};
 use tempfile::TempDir;
 
 /// Rows with the columns `n` and `word`: `7,w7`.
@@ -208,6 +209,22 @@ fn bench_measures_and_leaves_no_table() {
     assert_eq!(measured["plans"]["calls"], 200);
     assert_eq!(dev.json(&["ls"]), json!([]));
     assert!(dev.ok(&["bench", "--bytes", "1MB"]).contains("get, up to 8 streams"));
+    assert_eq!(dev.json(&["ls"]), json!([]));
+    dev.stop();
+}
+
+#[test]
+fn interrupted_bench_leaves_no_table_and_no_write() {
+    let folder = TempDir::new().unwrap();
+    let dev = DevProcess::start(&folder.path().join("data"), &["--nodes", "1"]);
+    let open_writes = || dev.json(&["stats"])["open_writes"].as_u64();
+    let mut bench = volley(&["bench", "--bytes", "1TB"]);
+    let bench = bench.env("VOLLEY_CLUSTER", &dev.address).stderr(Stdio::piped()).spawn().unwrap();
+    while open_writes() == Some(0) {}
+    assert!(Command::new("kill").args(["-INT", &bench.id().to_string()]).status().unwrap().success());
+    let ended = bench.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{}", String::from_utf8_lossy(&ended.stderr));
+    while open_writes() != Some(0) {}
     assert_eq!(dev.json(&["ls"]), json!([]));
     dev.stop();
 }

@@ -58,11 +58,10 @@ pub async fn run(bench: &BenchArgs, client: &Client, json: bool) -> Result<()> {
     // A put that was given up is aborted first, so that it creates nothing afterwards.
     client.settle().await;
     for table in &tables {
-        match client.drop_table(table).await {
-            Err(error) if error.code != Code::NotFound => {
-                eprintln!("volley: {table} is not dropped; it is dropped by itself within an hour: {error}");
-            }
-            _ => {}
+        if let Err(error) = client.drop_table(table).await
+            && error.code != Code::NotFound
+        {
+            eprintln!("volley: {table} is not dropped; it is dropped by itself within an hour: {error}");
         }
     }
     let figures = measured?;
