@@ -8,6 +8,7 @@ use volley_common::TableName;
 use self::certs::CertsCommand;
 use self::identity::{GrantArgs, QuotaCommand, RevokeArgs, TokenCommand, UserCommand};
 use self::sql::SqlArgs;
+use self::table_commands::{BenchArgs, TableCommand};
 use self::values::{grantee, prefix, whole};
 use crate::client_login_args::ClientLoginArgs;
 use crate::client_tls_args::ClientTlsArgs;
@@ -17,6 +18,7 @@ pub use self::tables::{GetArgs, ModeArg, PutArgs};
 pub mod certs;
 pub mod identity;
 pub mod sql;
+pub mod table_commands;
 pub mod tables;
 mod values;
 
@@ -52,6 +54,7 @@ pub enum CliCommand {
     /// Run a statement of SQL and show or write its rows; without one, on a terminal, ask for statements.
     Sql(SqlArgs),
     /// List the tables.
+    #[command(visible_alias = "tables")]
     Ls {
         /// Only tables whose names begin with this.
         #[arg(default_value = "")]
@@ -91,6 +94,12 @@ pub enum CliCommand {
         #[arg(long, allow_negative_numbers = true, value_parser = whole::<u64>)]
         version: Option<u64>,
     },
+    #[command(flatten)]
+    Tables(TableCommand),
+    /// Put random rows into a temporary table and get them, and show how fast that was. The table is dropped at the end.
+    Bench(BenchArgs),
+    /// Show the state of the cluster, as `volley cluster status`.
+    Status,
     /// Show the cluster's statistics.
     Stats,
     /// Show the state of the cluster, or replace its keys.

@@ -25,6 +25,7 @@ mod prompt;
 mod secret_arguments;
 mod threads;
 
+use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -32,11 +33,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use volley_client::Client;
 use volley_common::escape::escape_invisible;
 use volley_common::server::log::{EscapedFields, filter_from_environment};
 use volley_common::tls::ClientTls;
 use volley_common::{Code, Error, Result};
 
+use args::table_commands::TableCommand;
 use args::{Args, CliCommand, ClusterCommand};
 use client_login_args::ClientLoginArgs;
 
@@ -58,6 +61,8 @@ fn volley() -> ExitCode {
     volley_common::memory::return_large_blocks();
     let args = Args::parse();
     let logging = init_log(&args.command);
+    // Of a comparison 1 is an answer.
+    let failure = if matches!(args.command, CliCommand::Tables(TableCommand::Diff(_))) { 2 } else { 1 };
     // A panic is a bug: one line, no backtrace.
     std::panic::set_hook(Box::new(|panic| eprintln!("volley: internal error: {panic}")));
     let result = logging.and_then(|()| runtime()).and_then(|runtime| {
@@ -72,7 +77,7 @@ fn volley() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("volley: {}", one_line(&error.message));
-            ExitCode::from(if error.code == Code::Cancelled { 130 } else { 1 })
+            ExitCode::from(if error.code == Code::Cancelled { 130 } else { failure })
         }
     }
 }
@@ -111,7 +116,18 @@ async fn run(args: Args) -> Result<ExitCode> {
             let connected = || commands::connect(cluster, &tls, login);
             commands::sql::shell::run(&sql, connected, json).await.map(|()| ExitCode::SUCCESS)
         }
-        command => until_interrupted(interruptible(command, cluster, &tls, login, json)).await,
+        CliCommand::Bench(bench) => {
+            let client = commands::connect(cluster, &tls, login).await?;
+            commands::bench::run(&bench, &client, json).await.map(|()| ExitCode::SUCCESS)
+        }
+        command => {
+            let used = OnceCell::new();
+            let outcome = until_interrupted(interruptible(command, cluster, &tls, login, json, &used)).await;
+            match (outcome, used.get()) {
+                (Err(error), Some(client)) => Err(commands::failure::explained(error, client, CANCEL_GRACE).await),
+                (outcome, _) => outcome,
+            }
+        }
     }
 }
 
@@ -121,12 +137,18 @@ async fn interruptible(
     tls: &ClientTls,
     login: &ClientLoginArgs,
     json: bool,
+    used: &OnceCell<Client>,
 ) -> Result<ExitCode> {
     use commands::{
         certs, coordinators, demo, doctor, drop, explain, get, grants, health, info, ls, nodes, put, quota, remove,
-        restore, sql, stats, token, user, versions, whoami,
+        restore, sql, stats, tables, token, user, versions, whoami,
     };
-    let connected = || commands::connect(cluster, tls, login);
+    let connected = async || {
+        let client = commands::connect(cluster, tls, login).await?;
+        // It is set once: a command connects once.
+        let _ = used.set(client.clone());
+        Ok::<Client, Error>(client)
+    };
     match command {
         CliCommand::Demo(demo) => demo::run(&demo).await?,
         CliCommand::Put(put) => put::run(&put, connected, json).await?,
@@ -151,8 +173,9 @@ async fn interruptible(
         CliCommand::Whoami => whoami::run(&connected().await?, json).await?,
         CliCommand::Quota(command) => quota::run(&connected().await?, &command, json).await?,
         CliCommand::Remove { node } => remove::run(&connected().await?, &node, json).await?,
-        // Their exit code depends on the state of the cluster.
-        CliCommand::Cluster(ClusterCommand::Status) => {
+        // The exit code of a comparison is its outcome, that of the following depends on the state of the cluster.
+        CliCommand::Tables(command) => return tables::run(&command, connected, tls, login, json).await,
+        CliCommand::Cluster(ClusterCommand::Status) | CliCommand::Status => {
             return commands::cluster::status(&connected().await?, json).await;
         }
         CliCommand::Cluster(ClusterCommand::RotateKeys(rotate)) => {
@@ -163,7 +186,7 @@ async fn interruptible(
             return coordinators::run(&connected().await?, change.as_ref(), json).await;
         }
         CliCommand::Doctor => return doctor::run(&connected().await?, cluster, json).await,
-        CliCommand::Dev(_) | CliCommand::Drain(_) => unreachable!("`run` handles them"),
+        CliCommand::Dev(_) | CliCommand::Drain(_) | CliCommand::Bench(_) => unreachable!("`run` handles them"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 use volley_common::http2::settings;
 use volley_common::identity::Secret;
@@ -127,7 +128,8 @@ impl ClientBuilder {
         let allow_plaintext_login = self.login.allows_plaintext();
         let session = LoginSession::new(self.login, members)?;
         let (address, others) = (address.into(), others.into());
-        Ok(Client { channel, address, others, pool, tls_pool, is_tls, session, allow_plaintext_login })
+        let writes = TaskTracker::new();
+        Ok(Client { channel, address, others, pool, tls_pool, is_tls, session, allow_plaintext_login, writes })
     }
 
     /// `HOST:PORT` of each address, once, and whether they are dialled by TLS.

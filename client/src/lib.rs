@@ -41,6 +41,7 @@
 use std::sync::Arc;
 
 use arrow_flight::flight_service_client::FlightServiceClient;
+use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 use volley_common::net::ConnectionPool;
 
@@ -96,6 +97,8 @@ pub struct Client {
     session: Option<Arc<LoginSession>>,
     /// Whether passwords and tokens may go to other machines without TLS.
     allow_plaintext_login: bool,
+    /// The tasks of parallel puts.
+    writes: TaskTracker,
 }
 
 fn uri_of(address: &str, is_tls: bool) -> String {

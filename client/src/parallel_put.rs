@@ -118,11 +118,20 @@ impl Client {
             cancelled,
         };
         // A task of its own: a write that is given up has to be aborted, which takes calls.
-        let outcome = tokio::spawn(write.run(batches)).await;
+        let outcome = self.writes.spawn(write.run(batches)).await;
         drop(guard.disarm());
         outcome.unwrap_or_else(|_| {
             Err(Error::internal("the task of the put ended unexpectedly: its source may have panicked"))
         })
+    }
+}
+
+impl Client {
+    /// Waits until all parallel puts of this client and its clones have ended: those whose futures were dropped are aborted then.
+    /// For a process that is about to end: without it such a write ends when its lease does, unseen by anybody.
+    pub async fn settle(&self) {
+        self.writes.close();
+        self.writes.wait().await;
     }
 }
 

@@ -49,6 +49,10 @@ pub struct PutArgs {
     /// An id for this write: repeated with the same id, it takes effect once.
     #[arg(long)]
     pub write_id: Option<String>,
+    /// Streams at most, each to another node, if the table has key columns; with --write-id there is one [default: 8 for files of
+    /// 64 MiB together, else 1].
+    #[arg(long, value_name = "N", conflicts_with = "write_id", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub streams: Option<u16>,
     /// The files' format, if their extensions do not name it.
     #[arg(long, value_enum)]
     pub format: Option<Format>,

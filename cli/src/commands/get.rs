@@ -112,15 +112,23 @@ async fn to_screen(client: &Client, get: &GetArgs, json: bool) -> Result<()> {
     let fetch = client.get(&get.name, &options(get, Some(limit)), fetch_options(get)).await?;
     let schema = fetch.schema.clone();
     let batches: Vec<RecordBatch> = fetch.map_ok(|fetched| fetched.batch).try_collect().await?;
+    print(&schema, &batches, json)?;
     if json {
-        return rows_as_json(&schema, &batches);
+        return Ok(());
     }
-    show(&schema, &batches)?;
     let shown: u64 = batches.iter().map(|b| b.num_rows() as u64).sum();
     if shown == limit && get.limit.is_none() {
         output::line(format!("the first {shown} rows; --limit N shows more, -o FILE writes all"))?;
     }
     Ok(())
+}
+
+/// Prints rows: as a table, or as JSON lines.
+///
+/// # Errors
+/// UNIMPLEMENTED: a value cannot be shown so.
+pub fn print(schema: &SchemaRef, batches: &[RecordBatch], json: bool) -> Result<()> {
+    if json { rows_as_json(schema, batches) } else { show(schema, batches) }
 }
 
 /// Shows rows as a table.

@@ -2,6 +2,7 @@
 
 use arrow::datatypes::SchemaRef;
 use arrow_flight::{FlightEndpoint, FlightInfo};
+use comfy_table::Table;
 use serde_json::{Value, json};
 use volley_client::Client;
 use volley_client::address::{EndpointLocation, parse_location};
@@ -33,12 +34,28 @@ fn describe(info: &FlightInfo, schema: &SchemaRef, mut stats: Value) -> Value {
         stats.retain(|key, _| !known.contains(key));
         value.append(stats);
     }
+    value["columns"] = columns_json(schema);
+    value["endpoints"] = info.endpoint.iter().map(|endpoint| json!({ "holders": holders(endpoint) })).collect();
+    value
+}
+
+/// The columns as JSON.
+pub fn columns_json(schema: &SchemaRef) -> Value {
     let columns = schema.fields().iter().map(
         |field| json!({ "name": field.name(), "type": field.data_type().to_string(), "nullable": field.is_nullable() }),
     );
-    value["columns"] = columns.collect();
-    value["endpoints"] = info.endpoint.iter().map(|endpoint| json!({ "holders": holders(endpoint) })).collect();
-    value
+    columns.collect()
+}
+
+/// The columns as a table.
+pub fn columns_table(schema: &SchemaRef) -> Table {
+    let mut columns = output::table(&["column", "type", "null"]);
+    for field in schema.fields() {
+        let null = if field.is_nullable() { "yes" } else { "no" };
+        let (name, kind) = (field.name(), field.data_type().to_string());
+        columns.add_row([&*escape_invisible(name), &*escape_invisible(&kind), null]);
+    }
+    columns
 }
 
 fn show(name: &TableName, info: &FlightInfo, schema: &SchemaRef, stats: &Value) -> Result<()> {
@@ -58,13 +75,7 @@ fn show(name: &TableName, info: &FlightInfo, schema: &SchemaRef, stats: &Value) 
     }
     output::line(summary)?;
 
-    let mut columns = output::table(&["column", "type", "null"]);
-    for field in schema.fields() {
-        let null = if field.is_nullable() { "yes" } else { "no" };
-        let (name, kind) = (field.name(), field.data_type().to_string());
-        columns.add_row([&*escape_invisible(name), &*escape_invisible(&kind), null]);
-    }
-    output::line(columns)?;
+    output::line(columns_table(schema))?;
 
     let mut endpoints = output::table(&["endpoint", "holders"]);
     for (index, endpoint) in info.endpoint.iter().take(MAX_SHOWN).enumerate() {

@@ -7,17 +7,24 @@ use volley_common::{Code, Result};
 use crate::client_login_args::ClientLoginArgs;
 use crate::secret_arguments;
 
+pub mod bench;
 pub mod certs;
 pub mod cluster;
 pub mod coordinators;
+pub mod count;
+pub mod cp;
 pub mod demo;
+pub mod describe;
 pub mod dev;
+pub mod diff;
 pub mod doctor;
 pub mod drain;
 pub mod drop;
 pub mod explain;
+pub mod failure;
 pub mod get;
 pub mod grants;
+pub mod head;
 pub mod health;
 pub mod info;
 pub mod ls;
@@ -26,8 +33,12 @@ pub mod put;
 pub mod quota;
 pub mod remove;
 pub mod restore;
+pub mod sample;
+pub mod schema;
 pub mod sql;
+pub mod statement;
 pub mod stats;
+pub mod tables;
 pub mod token;
 pub mod user;
 pub mod versions;
@@ -43,8 +54,7 @@ pub async fn connect(cluster: &str, tls: &ClientTls, login: &ClientLoginArgs) ->
     let login = login.login(cluster, tls).await?;
     Client::connect_as(cluster, tls.clone(), login).await.map_err(|mut error| {
         if error.code == Code::Unavailable {
-            error.message +=
-                "; start a cluster with `volley dev`, or set --cluster or VOLLEY_CLUSTER to the address of yours";
+            error.message += failure::unreachable_hint(cluster);
         }
         error
     })

@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use arrow::datatypes::SchemaRef;
 use serde_json::Value;
-use volley_client::{Client, PutOutcome};
+use volley_client::{Client, ParallelPut, PutOutcome};
 use volley_common::clock;
 use volley_common::escape::{escape_invisible, escape_lines};
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
-use volley_common::{Code, Error, Result};
+use volley_common::{Code, Error, Result, TableName};
 
 use super::versions;
 use crate::args::{ModeArg, PutArgs};
@@ -18,6 +18,10 @@ use crate::{output, progress, threads};
 use inputs::{InputFiles, KnownTypes, TypeRules};
 
 mod inputs;
+
+/// Bytes of files from which on a put has several streams if the command line does not say it: below, the two calls more cost more
+/// than they save.
+const PARALLEL_BYTES: u64 = 64 << 20;
 
 /// Puts the files into the table.
 pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, json: bool) -> Result<()> {
@@ -37,14 +41,17 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
     let started = Instant::now();
     let schema = files.schema();
     let reader = bar.clone();
+    let parallel = ParallelPut { streams: streams(put, files.bytes()) };
     let batches = threads::read(move |emit| files.read(&reader, emit));
-    let outcome = client.put(&put.table, &options(put), schema, batches).await;
+    let outcome = client.put_parallel(&put.table, &options(put), schema, batches, parallel).await;
     bar.finish_and_clear();
     let outcome = outcome?;
     if let Some(types) = types.filter(|_| !outcome.repeated) {
         eprintln!("{}", escape_lines(&types));
     }
-    warn_of_missing_nodes(put, &client).await;
+    if let Some(replicas) = put.replicas {
+        warn_of_missing_nodes(replicas, &put.table, &client).await;
+    }
     let seconds = started.elapsed().as_secs_f64();
     let replaced = match put.mode {
         ModeArg::Replace if !outcome.repeated => versions::replaced_by(&client, &put.table, outcome.version).await,
@@ -79,12 +86,11 @@ async fn appended_schema(put: &PutArgs, client: &Client) -> Option<SchemaRef> {
     parse_schema(&info.schema).ok()
 }
 
-/// Warns if the cluster has fewer nodes than the put requested copies. Best effort: the put itself has succeeded.
-async fn warn_of_missing_nodes(put: &PutArgs, client: &Client) {
-    let Some(replicas) = put.replicas else { return };
+/// Warns if the cluster has fewer nodes than a put requested copies. Best effort: the put itself has succeeded.
+pub async fn warn_of_missing_nodes(replicas: u32, table: &TableName, client: &Client) {
     let Ok(status) = client.status().await else { return };
     if let Some(warning) = missing_nodes(replicas, &status) {
-        eprintln!("{}", escape_invisible(&format!("volley: table {}: {warning}", put.table)));
+        eprintln!("{}", escape_invisible(&format!("volley: table {table}: {warning}")));
     }
 }
 
@@ -144,6 +150,15 @@ fn report(outcome: &PutOutcome, replaced: Option<&Value>, seconds: f64, json: bo
     ))
 }
 
+/// How many streams the put has at most. A table without key columns, and a put with a write id, have one in any case.
+fn streams(put: &PutArgs, bytes: u64) -> usize {
+    match put.streams {
+        Some(streams) => streams.into(),
+        None if bytes >= PARALLEL_BYTES => ParallelPut::default().streams,
+        None => 1,
+    }
+}
+
 fn options(put: &PutArgs) -> Options {
     Options {
         mode: Some(put.mode.into()),
@@ -170,6 +185,21 @@ mod tests {
         let outcome: PutOutcome = serde_json::from_value(json).unwrap_or_else(|e| panic!("{e}"));
         let text = repeated_text(&outcome);
         assert_eq!(text, "t: already committed: write w1 created version 1 with 1 row; nothing was stored now");
+    }
+
+    #[test]
+    fn large_files_are_put_by_several_streams() {
+        use clap::Parser;
+
+        let of = |line: &str, bytes: u64| {
+            let crate::args::CliCommand::Put(put) = crate::args::Args::parse_from(line.split(' ')).command else {
+                panic!("no put")
+            };
+            streams(&put, bytes)
+        };
+        assert_eq!(of("volley put a.csv --table t", PARALLEL_BYTES - 1), 1);
+        assert_eq!(of("volley put a.csv --table t", PARALLEL_BYTES), 8);
+        assert_eq!(of("volley put a.csv --table t --streams 3", 0), 3);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::formats::{io_error, is_stdout};
 use crate::output;
 
 mod line_reader;
-mod names;
+pub mod names;
 mod rows_output;
 mod script;
 pub mod shell;

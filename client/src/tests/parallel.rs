@@ -154,12 +154,15 @@ async fn put_that_is_dropped_is_aborted() {
     let (coordinator, client) = start_coordinator(&[one.uri(), two.uri()], Status::ok("")).await;
     let endless = stream::iter([Ok(numbers(0..100))]).chain(stream::pending());
     let options = Options { shard_by: Some(vec!["n".into()]), ..Options::default() };
+    let putting = client.clone();
     let put = tokio::spawn(async move {
-        client.put_parallel(&table(), &options, schema(), endless, ParallelPut::default()).await
+        putting.put_parallel(&table(), &options, schema(), endless, ParallelPut::default()).await
     });
     until_received(&coordinator, "begin_write").await;
     put.abort();
-    until_received(&coordinator, "abort_write").await;
+    assert!(put.await.unwrap_err().is_cancelled());
+    tokio::time::timeout(Duration::from_secs(30), client.settle()).await.unwrap();
+    assert_eq!(coordinator.bodies("abort_write").len(), 1);
     assert!(coordinator.bodies("commit_write").is_empty());
     // It may have been given up before its streams began.
     assert!(!matches!(one.puts.try_recv(), Ok(ReceivedPut::Complete(..))));
