@@ -117,7 +117,8 @@ class Database:
     ) -> Table:
         """All rows of a table, or of some columns, or those for which a condition of SQL is true.
 
-        >>> db.get("trips", columns=["id", "fare"], where="fare > 10").to_pandas()  # doctest: +SKIP
+        >>> db.get("trips", columns=["id"], where="fare > 10").to_arrow().to_pylist()
+        [{'id': 2}, {'id': 4}]
         """
         options = {"columns": columns and list(columns), "where": where, "version": version, "limit": limit}
         with Progress(progress, table) as shown:
@@ -175,7 +176,8 @@ class Database:
         path or pattern of Parquet, CSV, JSON or Arrow files, whatever has ``__arrow_c_stream__``; or a series of such.
         ``mode``: replace (the default), create, append, create_append. Rows of a table with ``shard_by`` go to several nodes at once.
 
-        >>> db.put("trips", frame, shard_by=["id"], mode="append", progress=True)  # doctest: +SKIP
+        >>> db.put("trips", {"id": [5, 6], "fare": [7.0, 8.0]}, mode="append", progress=True)["rows"]
+        2
         """
         request = _write_command(
             table, mode, shards, shard_by, replicas, compression, retention_s, write_id
@@ -215,7 +217,8 @@ class Database:
     def sql(self, query: str, *, streams: int | None = None, timeout: float | None = None) -> Table:
         """The rows of a query.
 
-        >>> db.sql("SELECT kind, count(*) AS n FROM trips GROUP BY kind").to_polars()  # doctest: +SKIP
+        >>> db.sql("SELECT count(*) AS n, max(fare) AS most FROM trips").to_arrow().to_pylist()
+        [{'n': 4, 'most': 20.0}]
         """
         return Table(self._connection.get(json.dumps({"sql": query}), streams=streams, timeout=timeout))
 
@@ -318,6 +321,9 @@ class TableRef:
     @property
     def schema(self) -> _volley.Schema:
         return self._db._connection.info(command(self.name, {}))[1]
+
+    def __arrow_c_schema__(self) -> Any:
+        return self.schema.__arrow_c_schema__()
 
     def get(self, **options: Any) -> Table:
         """As :meth:`Database.get`."""

@@ -101,8 +101,10 @@ class Table:
 class Scan:
     """A read whose batches are fetched while they are read, in bounded memory. Leaving it early closes its streams.
 
-    >>> for batch in db.scan("trips"):  # doctest: +SKIP
+    >>> for batch in db.scan("trips", batch_rows=3):
     ...     print(batch.num_rows)
+    3
+    1
     """
 
     def __init__(self, scan: _volley.Scan, timeout: float | None):

@@ -17,12 +17,6 @@ import volley
 TABLE = pa.table({"id": range(10_000), "kind": ["ant", "bee"] * 5_000, "price": [n / 4 for n in range(10_000)]})
 
 
-@pytest.fixture(scope="session")
-def db(shared):
-    addresses = [shared.address(member) for member in (shared.coordinators[0], shared.nodes[1])]
-    return volley.connect(addresses, timeout=30)
-
-
 @pytest.fixture
 def table(db, name):
     assert db.put(name, TABLE)["rows"] == 10_000
