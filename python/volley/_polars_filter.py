@@ -156,7 +156,10 @@ def _literal(node: dict[str, Any]) -> Any:
     """The values of a literal, as a series."""
     import polars as pl
 
-    if set(node) != {"Literal"}:
+    inner = node
+    while "Cast" in inner:
+        inner = inner["Cast"]["expr"]
+    if set(inner) != {"Literal"}:
         raise _Untranslatable
     return pl.select(_expression(node)).to_series()
 

@@ -110,10 +110,10 @@ def test_polars_frame_stays_at_its_version(db, name):
 
 
 def test_duckdb_reads_only_the_columns_of_a_query(db, sample, reads):
-    relation = volley.duckdb.scan(db, sample, where="id < 10", connection=duckdb.connect())
+    connection = duckdb.connect()
+    relation = volley.duckdb.scan(db, sample, where="id < 10", connection=connection)
     assert relation.filter("small >= -45").aggregate("sum(id)").fetchone() == (5 + 6 + 8 + 9,)
     assert set(reads[-1]["columns"]) <= {"id", "small"} and reads[-1]["where"] == "id < 10"
-    connection = duckdb.connect()
     volley.duckdb.register(connection, db, sample, name="rides")
     assert connection.sql("SELECT count(*), count(kind) FROM rides").fetchone() == (1_000, 800)
     assert connection.sql("SELECT id FROM rides ORDER BY id DESC LIMIT 2").fetchall() == [(999,), (998,)]
@@ -154,7 +154,7 @@ def test_dask_writes_all_partitions_or_none(db, name):
         return part
 
     with pytest.raises(LookupError, match="row 50"):
-        volley.dask.write(db, name, frame.map_partitions(failing, meta=frame), mode="append")
+        volley.dask.write(db, name, frame.map_partitions(failing, meta=frame._meta), mode="append")
     assert len(db.get(name)) == 100
 
 
