@@ -7,6 +7,8 @@ import os
 from typing import Any, Iterable, Sequence
 
 from . import _volley
+from ._errors import Error
+from ._html import cluster_svg, size, table_html
 from ._partitions import Partition
 from ._progress import Progress
 from ._sources import as_rows
@@ -14,6 +16,8 @@ from ._table import Scan, Table, schema_text
 from ._write import Writer
 
 _DEFAULT_CLUSTER = "grpc://127.0.0.1:8815"
+#: Rows that a table shows of itself in a notebook.
+_PREVIEW = 10
 _TRUE = {"1", "true", "yes", "on"}
 
 
@@ -296,19 +300,10 @@ def _write_command(
 
 
 class ClusterStatus(dict[str, Any]):
-    """The members and their states; in a notebook a table of them."""
+    """The members and their states; in a notebook a picture of them."""
 
     def _repr_html_(self) -> str:
-        import html
-
-        rows = [("coordinator", one) for one in self.get("coordinators", [])]
-        rows += [("node", one) for one in self.get("nodes", [])]
-        cells = "".join(
-            f"<tr><td>{kind}</td><td>{html.escape(str(one.get('address') or one.get('uri') or one.get('id')))}</td>"
-            f"<td>{html.escape(str(one.get('state', '')))}</td></tr>"
-            for kind, one in rows
-        )
-        return f"<p>health: {html.escape(str(self.get('health', '?')))}</p><table>{cells}</table>"
+        return cluster_svg(self)
 
 
 class TableRef:
@@ -347,3 +342,13 @@ class TableRef:
         info = self._db.info(self.name)
         facts = f"version {info['version']}, {info['rows']} rows, {info['bytes']} bytes"
         return f"{self.name}: {facts}\n{schema_text(info['schema'])}"
+
+    def _repr_html_(self) -> str:
+        info = self._db.info(self.name)
+        facts = [f"version {info['version']}", f"{info['rows']:,} rows", size(info["bytes"])]
+        facts.append(f"{info['shards']} shards" + (f" by {', '.join(info['shard_by'])}" if info["shard_by"] else ""))
+        try:
+            preview = self.get(limit=_PREVIEW).preview()
+        except Error as error:
+            preview = f"its rows cannot be read: {error}"
+        return table_html(self.name, facts, info["schema"].fields, preview)
