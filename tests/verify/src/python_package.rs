@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use volley_verify::{Project, VerifyResult, run};
+use crate::{Project, VerifyResult, run};
 
 /// Lays the package out below the folder of the binaries. Returns the folder for the search path of Python.
 ///

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use volley_verify::{Project, VerifyResult, run};
+use volley_verify::{Project, VerifyResult, python_package, run};
 
-use crate::{fuzz, python_package, release_suites};
+use crate::{fuzz, release_suites};
 
 /// What the steps are run for.
 #[derive(Clone, Copy, PartialEq, Eq)]
