@@ -18,6 +18,7 @@ import hashlib
 import json
 import queue
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Sequence
 
 from ._database import command, connect
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 _torch = _needs("torch", "volley.torch")
 _data = _needs("torch.utils.data", "volley.torch")
 
+#: Seconds after which a part is read by a new ticket: an epoch may take longer than tickets last, which is 10 s at least.
+_PLAN_AGE = 5.0
 #: Rows that are shuffled together, if nothing else is said.
 _WINDOW_ROWS = 65_536
 
@@ -72,8 +75,8 @@ class TableDataset(_data.IterableDataset):  # type: ignore[misc]
     - Ranks (of ``torch.distributed``, or ``rank`` and ``world_size``) and workers of a DataLoader read equal shares, so that all have the
       same number of batches: less than one row for each of them is left out. With ``where`` they have parts in turn, and not the same
       number of rows.
-    - ``version``: the newest by default. It stays this version, which must not expire while it is read: a table keeps replaced versions
-      for its ``retention_s``.
+    - ``version``: the newest by default. It stays this version, which must not expire while it is read: put a table for training with a
+      ``retention_s`` as long as a run, since writes and compactions replace versions.
     - ``transform``: what makes a batch of a ``pyarrow.Table``; :func:`to_tensors` by default.
     - Processes that do not fork connect again, with the credentials of their environment.
     """
@@ -116,12 +119,22 @@ class TableDataset(_data.IterableDataset):  # type: ignore[misc]
         self._shape = _fingerprint(self._plan())
 
     def _plan(self) -> list[Partition]:
-        """The parts, with tickets that have just been made: an epoch may take longer than they last."""
+        """The parts, with tickets that have just been made."""
         if self._db is None:
             self._db = connect(**self._settings)
         return self._db.partitions(
             self._table, columns=self._columns, where=self._where, version=self.version, timeout=self._timeout
         )
+
+    def _known_plan(self) -> list[Partition]:
+        """The same parts, with new tickets."""
+        parts = self._plan()
+        if _fingerprint(parts) != self._shape:
+            raise Conflict(
+                f"version {self.version} of {self._table} has other parts than this dataset began with: the table was dropped and "
+                "made again; begin with a new dataset"
+            )
+        return parts
 
     def _order(self) -> Order:
         worker = _data.get_worker_info()
@@ -131,18 +144,18 @@ class TableDataset(_data.IterableDataset):  # type: ignore[misc]
         return Order(self._shuffle, self._seed, epoch, self._window_rows, stream, streams)
 
     def __iter__(self) -> Iterator[Any]:
-        parts, order = self._plan(), self._order()
-        if _fingerprint(parts) != self._shape:
-            raise Conflict(
-                f"the parts of version {self.version} of {self._table} are not those that this dataset began with, so that its rows "
-                "have another order: begin the epoch again with a new dataset"
-            )
+        parts, order = self._known_plan(), self._order()
+        planned = time.monotonic()
+
+        def scan(part: Partition) -> Any:
+            nonlocal parts, planned
+            if time.monotonic() - planned > _PLAN_AGE:
+                parts, planned = self._known_plan(), time.monotonic()
+            return parts[part.index].scan(self._db, timeout=self._timeout)
+
         # Only a state that was loaded begins elsewhere than at the first row.
         self._position, self._begin = self._begin, 0
-        db = self._db
-        for rows in rows_from(
-            parts, self._position, self._batch_size, order, lambda part: part.scan(db, timeout=self._timeout)
-        ):
+        for rows in rows_from(parts, self._position, self._batch_size, order, scan):
             if rows.num_rows < self._batch_size and self._drop_last:
                 break
             # The state after a batch is that of its receiver.
