@@ -36,7 +36,7 @@ class _Untranslatable(Exception):
 def where_of(predicate: Any, fields: Sequence[tuple[str, str, bool]]) -> tuple[str | None, Any | None]:
     """The condition for the cluster, and the expression that Polars has to apply to its rows; None is no condition.
 
-    ``fields``: names, types and nullability of the columns, as a ``Schema`` has them.
+    ``fields``: names, types and nullability of the columns that conditions may have, as a ``Schema`` has them.
     """
     kinds = {name: kind for name, kind, _ in fields}
     try:
@@ -127,6 +127,7 @@ def _function(function: Any, inputs: list[Any], kinds: dict[str, str], depth: in
     if function == "Not":
         return f"(NOT {_sql(inputs[0], kinds, depth + 1)})"
     column = inputs[0]["Column"]
+    kind = kinds[column]
     if function in ("IsNull", "IsNotNull"):
         return f"({quoted(column)} {'IS NULL' if function == 'IsNull' else 'IS NOT NULL'})"
     [(name, options)] = function.items()
@@ -140,7 +141,7 @@ def _function(function: Any, inputs: list[Any], kinds: dict[str, str], depth: in
             values = values.explode()
         if not 0 < len(values) <= _MAX_VALUES:
             raise _Untranslatable
-        texts = [_text(kinds[column], values.slice(at, 1)) for at in range(len(values))]
+        texts = [_text(kind, values.slice(at, 1)) for at in range(len(values))]
         return f"({quoted(column)} IN ({', '.join(texts)}))"
     raise _Untranslatable
 

@@ -43,9 +43,9 @@ def scan_volley(
         with_columns: list[str] | None, predicate: Any | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[Any]:
         where, rest = None, predicate
-        # A limit is of the rows before the condition.
-        if predicate is not None and n_rows is None:
-            where, rest = where_of(predicate, fields)
+        if predicate is not None:
+            # A limit is of the rows before the condition, so Polars applies that.
+            where, rest = where_of(predicate, fields if n_rows is None else ())
         wanted = None if with_columns is None else list(with_columns)
         read = wanted
         if read is not None:

@@ -96,6 +96,9 @@ def test_polars_reads_only_what_a_query_needs(db, sample, reads):
     assert frame.head(5).select("id").collect()["id"].to_list() == [0, 1, 2, 3, 4]
     assert (reads[1]["limit"], reads[1]["columns"]) == (5, ["id"])
     assert frame.select(pl.len()).collect().item() == ROWS
+    assert frame.head(10).filter(C("id") >= 8).collect()["id"].to_list() == [8, 9]
+    assert frame.filter(C("id") >= 8).head(2).collect()["id"].to_list() == [8, 9]
+    assert frame.filter(C("id") >= 8).sort("id", descending=True).head(2).collect()["id"].to_list() == [999, 998]
     assert frame.filter(C("id") < 0).collect().equals(FRAME.clear())
 
 
