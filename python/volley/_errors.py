@@ -89,6 +89,11 @@ _CODES = (
 )
 
 
+def cancelled(message: str) -> Error:
+    """The exception for a call that was cancelled."""
+    return from_code(1, message, None)
+
+
 #: What the members, and the native client, say of rows that do not fit: gRPC has no code for it. Rows that do not fit a table for
 #: which another version has other words are an InvalidArgument.
 _OTHER_COLUMNS = (

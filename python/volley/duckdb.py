@@ -5,14 +5,14 @@
 [(2, 20.0), (4, 12.5)]
 >>> connection = duckdb.connect()
 >>> _ = volley.duckdb.register(connection, db, "trips", name="rides")
->>> connection.sql("SELECT count(*) FROM rides").fetchone()
-(4,)
+>>> connection.sql("SELECT count(*) FROM rides").fetchall()
+[(4,)]
 
 A table in a variable is found by its name, too:
 
 >>> trips = db["trips"]
->>> duckdb.sql("SELECT max(fare) FROM trips").fetchone()
-(20.0,)
+>>> duckdb.sql("SELECT max(fare) FROM trips").fetchall()
+[(20.0,)]
 """
 
 from __future__ import annotations

@@ -115,13 +115,13 @@ def test_polars_frame_stays_at_its_version(db, name):
 def test_duckdb_reads_only_the_columns_of_a_query(db, sample, reads):
     connection = duckdb.connect()
     relation = volley.duckdb.scan(db, sample, where="id < 10", connection=connection)
-    assert relation.filter("small >= -45").aggregate("sum(id)").fetchone() == (5 + 6 + 8 + 9,)
+    assert relation.filter("small >= -45").aggregate("sum(id)").fetchall() == [(5 + 6 + 8 + 9,)]
     assert set(reads[-1]["columns"]) <= {"id", "small"} and reads[-1]["where"] == "id < 10"
     volley.duckdb.register(connection, db, sample, name="rides")
-    assert connection.sql("SELECT count(*), count(kind) FROM rides").fetchone() == (1_000, 800)
+    assert connection.sql("SELECT count(*), count(kind) FROM rides").fetchall() == [(1_000, 800)]
     assert connection.sql("SELECT id FROM rides ORDER BY id DESC LIMIT 2").fetchall() == [(999,), (998,)]
     trips = db[sample]
-    assert duckdb.sql("SELECT count(*) FROM trips").fetchone() == (1_000,) and trips.name == sample
+    assert duckdb.sql("SELECT count(*) FROM trips").fetchall() == [(1_000,)] and trips.name == sample
 
 
 def test_duckdb_refuses_a_table_with_other_columns(db, name):
@@ -129,10 +129,10 @@ def test_duckdb_refuses_a_table_with_other_columns(db, name):
     db.put(name, {"id": [1, 2]})
     volley.duckdb.register(connection, db, name, name="rides")
     db.put(name, {"id": [3]}, mode="append")
-    assert connection.sql("SELECT sum(id) FROM rides").fetchone() == (6,)
+    assert connection.sql("SELECT sum(id) FROM rides").fetchall() == [(6,)]
     db.put(name, {"id": ["one"]})
     with pytest.raises(Exception, match="register it again"):
-        connection.sql("SELECT min(id) FROM rides").fetchone()
+        connection.sql("SELECT min(id) FROM rides").fetchall()
 
 
 def test_dask_reads_parts(db, sample):
