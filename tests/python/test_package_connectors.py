@@ -136,8 +136,10 @@ def test_duckdb_refuses_a_table_with_other_columns(db, name):
 
 
 def test_dask_reads_parts(db, sample):
-    frame = volley.dask.read(db, sample, columns=["id", "kind"])
-    assert frame.npartitions == len(db.partitions(sample)) and list(frame.columns) == ["id", "kind"]
+    # Compactions make versions with fewer parts.
+    version = db.info(sample)["version"]
+    frame = volley.dask.read(db, sample, columns=["id", "kind"], version=version)
+    assert frame.npartitions == len(db.partitions(sample, version=version)) and list(frame.columns) == ["id", "kind"]
     assert frame["id"].sum().compute() == sum(range(ROWS))
     some = volley.dask.read(db, sample, where="id < 5").compute()
     assert sorted(some["id"]) == [0, 1, 2, 3, 4]
