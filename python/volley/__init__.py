@@ -1,12 +1,20 @@
 """Arrow tables of a Volley cluster: put with one call, fetched in parallel.
 
 >>> import volley
->>> db = volley.connect("grpc://127.0.0.1:8815")  # doctest: +SKIP
->>> db.put("trips", frame, shard_by=["id"])  # doctest: +SKIP
->>> db.get("trips", where="fare > 10").to_pandas()  # doctest: +SKIP
+>>> db = volley.connect()  # the cluster of VOLLEY_CLUSTER; or its address: volley.connect("grpc+tls://host:8815")
+>>> db.put("trips", {"id": [1, 2, 3, 4], "fare": [9.5, 20.0, 3.2, 12.5]})["rows"]
+4
+>>> db.get("trips", where="fare > 10").to_pandas()["id"].to_list()
+[2, 4]
 
-Any number of threads share a :class:`Database`. ``volley.aio`` has the same for asyncio.
+Any number of threads share a :class:`Database`. ``volley.aio`` has the same for asyncio; ``volley.dask``, ``volley.duckdb``,
+``volley.polars``, ``volley.ray`` and ``volley.torch`` connect these libraries.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 from ._database import ClusterStatus, Database, TableRef, connect
 from ._dev import DevCluster, dev
@@ -19,6 +27,7 @@ from ._errors import (
     InvalidArgument,
     LimitExceeded,
     PermissionDenied,
+    SchemaMismatch,
     TableNotFound,
     Timeout,
     Unauthenticated,
@@ -46,6 +55,7 @@ __all__ = [
     "PermissionDenied",
     "Scan",
     "Schema",
+    "SchemaMismatch",
     "Table",
     "TableNotFound",
     "TableRef",
@@ -58,3 +68,12 @@ __all__ = [
     "connect",
     "dev",
 ]
+
+#: Modules that need other libraries, so they are imported when they are used: ``volley.polars`` needs Polars.
+_CONNECTORS = frozenset({"aio", "dask", "duckdb", "polars", "ray", "torch"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CONNECTORS:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,8 @@ import os
 from typing import Any, Iterable, Sequence
 
 from . import _volley
+from ._errors import Error
+from ._html import cluster_svg, size, table_html
 from ._partitions import Partition
 from ._progress import Progress
 from ._sources import as_rows
@@ -14,6 +16,8 @@ from ._table import Scan, Table, schema_text
 from ._write import Writer
 
 _DEFAULT_CLUSTER = "grpc://127.0.0.1:8815"
+#: Rows that a table shows of itself in a notebook.
+_PREVIEW = 10
 _TRUE = {"1", "true", "yes", "on"}
 
 
@@ -120,7 +124,8 @@ class Database:
     ) -> Table:
         """All rows of a table, or of some columns, or those for which a condition of SQL is true.
 
-        >>> db.get("trips", columns=["id", "fare"], where="fare > 10").to_pandas()  # doctest: +SKIP
+        >>> db.get("trips", columns=["id"], where="fare > 10").to_arrow().to_pylist()
+        [{'id': 2}, {'id': 4}]
         """
         options = {"columns": columns, "where": where, "version": version, "limit": limit}
         with Progress(progress, table) as shown:
@@ -178,7 +183,8 @@ class Database:
         path or pattern of Parquet, CSV, JSON or Arrow files, whatever has ``__arrow_c_stream__``; or a series of such.
         ``mode``: replace (the default), create, append, create_append. Rows of a table with ``shard_by`` go to several nodes at once.
 
-        >>> db.put("trips", frame, shard_by=["id"], mode="append", progress=True)  # doctest: +SKIP
+        >>> db.put("trips", {"id": [5, 6], "fare": [7.0, 8.0]}, mode="append", progress=True)["rows"]
+        2
         """
         request = _write_command(
             table, mode, shards, shard_by, replicas, compression, retention_s, write_id
@@ -218,7 +224,8 @@ class Database:
     def sql(self, query: str, *, streams: int | None = None, timeout: float | None = None) -> Table:
         """The rows of a query.
 
-        >>> db.sql("SELECT kind, count(*) AS n FROM trips GROUP BY kind").to_polars()  # doctest: +SKIP
+        >>> db.sql("SELECT count(*) AS n, max(fare) AS most FROM trips").to_arrow().to_pylist()
+        [{'n': 4, 'most': 20.0}]
         """
         return Table(self._connection.get(json.dumps({"sql": query}), streams=streams, timeout=timeout))
 
@@ -296,19 +303,10 @@ def _write_command(
 
 
 class ClusterStatus(dict[str, Any]):
-    """The members and their states; in a notebook a table of them."""
+    """The members and their states; in a notebook a picture of them."""
 
     def _repr_html_(self) -> str:
-        import html
-
-        rows = [("coordinator", one) for one in self.get("coordinators", [])]
-        rows += [("node", one) for one in self.get("nodes", [])]
-        cells = "".join(
-            f"<tr><td>{kind}</td><td>{html.escape(str(one.get('address') or one.get('uri') or one.get('id')))}</td>"
-            f"<td>{html.escape(str(one.get('state', '')))}</td></tr>"
-            for kind, one in rows
-        )
-        return f"<p>health: {html.escape(str(self.get('health', '?')))}</p><table>{cells}</table>"
+        return cluster_svg(self)
 
 
 class TableRef:
@@ -321,6 +319,9 @@ class TableRef:
     @property
     def schema(self) -> _volley.Schema:
         return self._db._connection.info(command(self.name, {}))[1]
+
+    def __arrow_c_schema__(self) -> Any:
+        return self.schema.__arrow_c_schema__()
 
     def get(self, **options: Any) -> Table:
         """As :meth:`Database.get`."""
@@ -344,3 +345,13 @@ class TableRef:
         info = self._db.info(self.name)
         facts = f"version {info['version']}, {info['rows']} rows, {info['bytes']} bytes"
         return f"{self.name}: {facts}\n{schema_text(info['schema'])}"
+
+    def _repr_html_(self) -> str:
+        info = self._db.info(self.name)
+        facts = [f"version {info['version']}", f"{info['rows']:,} rows", size(info["bytes"])]
+        facts.append(f"{info['shards']} shards" + (f" by {', '.join(info['shard_by'])}" if info["shard_by"] else ""))
+        try:
+            preview = self.get(limit=_PREVIEW).preview()
+        except Error as error:
+            preview = f"its rows cannot be read: {error}"
+        return table_html(self.name, facts, info["schema"].fields, preview)

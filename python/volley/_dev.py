@@ -50,8 +50,9 @@ class DevCluster:
 def dev(nodes: int = 3, coordinators: int = 1, data_dir: str | os.PathLike[str] | None = None, port: int = 0) -> DevCluster:
     """Starts a cluster on this machine, and returns when it serves.
 
-    >>> with volley.dev() as cluster:  # doctest: +SKIP
-    ...     db = cluster.connect()
+    >>> with volley.dev(nodes=1) as cluster:
+    ...     cluster.connect().tables()
+    []
     """
     arguments = [_program(), "dev", "--nodes", str(nodes), "--coordinators", str(coordinators), "--port", str(port)]
     if data_dir is not None:

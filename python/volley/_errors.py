@@ -20,6 +20,10 @@ class InvalidArgument(Error, ValueError):
     """A request that is wrong, whatever the state of the cluster: an option, a column, the rows of a put."""
 
 
+class SchemaMismatch(InvalidArgument):
+    """The rows of a put have other columns than the table, or than the rows before them; the text names the first that differs."""
+
+
 class TableNotFound(Error, KeyError):
     """There is no such table, version or ticket, or it may not be read."""
 
@@ -90,9 +94,20 @@ def cancelled(message: str) -> Error:
     return from_code(1, message, None)
 
 
+#: What the members, and the native client, say of rows that do not fit: gRPC has no code for it. Rows that do not fit a table for
+#: which another version has other words are an InvalidArgument.
+_OTHER_COLUMNS = (
+    "the schema does not fit the table's",
+    "the stream's schema differs from that of the streams before it",
+    "the rows have other columns than those that were written first",
+)
+
+
 def from_code(code: int, message: str, retry_after_ms: int | None) -> Error:
     """The exception for an error of the native client, which calls this."""
     name, kind = _CODES[code] if 0 <= code < len(_CODES) else _CODES[2]
+    if kind is InvalidArgument and any(text in message for text in _OTHER_COLUMNS):
+        kind = SchemaMismatch
     error = kind(message)
     error.code = name
     error.retry_after = None if retry_after_ms is None else retry_after_ms / 1000

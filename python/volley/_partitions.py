@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from typing import TYPE_CHECKING, Any
 
 from ._table import Scan
@@ -29,9 +31,10 @@ class Partition:
     def scan(self, db: Database | None = None, *, batch_rows: int | None = None, timeout: float | None = None) -> Scan:
         """Its rows, fetched while they are read."""
         if db is None:
-            from ._database import connect
+            from ._database import settings_of
 
-            db = connect(**self._settings)
+            given = {name: value for name, value in self._settings.items() if name != "cluster"}
+            db = _connected(json.dumps(settings_of(self._settings["cluster"], given)))
         scan = db._connection.scan(partition=self._plan, batch_rows=batch_rows, timeout=timeout)
         return Scan(scan, timeout)
 
@@ -42,3 +45,12 @@ class Partition:
 
     def __repr__(self) -> str:
         return f"<volley.Partition {self.index}, {'?' if self.num_rows is None else self.num_rows} rows>"
+
+
+@functools.lru_cache(maxsize=8)
+def _connected(settings: str) -> Database:
+    """A connection that the partitions of a process share."""
+    from . import _volley
+    from ._database import Database, public_settings
+
+    return Database(_volley.Connection.connect(settings), public_settings(json.loads(settings)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import json
 from typing import TYPE_CHECKING, Any, Iterator
+
+from ._html import size, table_html
 
 if TYPE_CHECKING:
     from . import _volley
@@ -94,15 +95,21 @@ class Table:
         return f"{shown}{more}"
 
     def _repr_html_(self) -> str:
-        facts = f"{len(self):,} rows, {self.nbytes:,} bytes, {len(self.column_names)} columns"
-        return f"<p>{facts}</p><pre>{html.escape(self._rows.preview(_SHOWN))}</pre>"
+        facts = (f"{len(self):,} rows", size(self.nbytes))
+        return table_html("", facts, self.schema.fields, self.preview())
+
+    def preview(self, rows: int = _SHOWN) -> str:
+        """The first rows as text."""
+        return self._rows.preview(rows)
 
 
 class Scan:
     """A read whose batches are fetched while they are read, in bounded memory. Leaving it early closes its streams.
 
-    >>> for batch in db.scan("trips"):  # doctest: +SKIP
+    >>> for batch in db.scan("trips", batch_rows=3):
     ...     print(batch.num_rows)
+    3
+    1
     """
 
     def __init__(self, scan: _volley.Scan, timeout: float | None):

@@ -1,7 +1,11 @@
 """The same for ``asyncio``: calls of the native client whose ends are futures of the event loop.
 
->>> db = await volley.aio.connect()  # doctest: +SKIP
->>> table = await db.get("trips")  # doctest: +SKIP
+>>> import asyncio
+>>> async def main():
+...     db = await volley.aio.connect()
+...     return len(await db.get("trips", where="fare > 10"))
+>>> asyncio.run(main())
+2
 """
 
 from __future__ import annotations

@@ -30,6 +30,15 @@ def client(shared):
     return shared.client()
 
 
+@pytest.fixture(scope="session")
+def db(shared):
+    """A connection of the Python package to the shared cluster."""
+    import volley
+
+    addresses = [shared.address(member) for member in (shared.coordinators[0], shared.nodes[1])]
+    return volley.connect(addresses, timeout=30)
+
+
 @pytest.fixture
 def name():
     """A table's name that no other test uses."""

@@ -17,12 +17,6 @@ import volley
 TABLE = pa.table({"id": range(10_000), "kind": ["ant", "bee"] * 5_000, "price": [n / 4 for n in range(10_000)]})
 
 
-@pytest.fixture(scope="session")
-def db(shared):
-    addresses = [shared.address(member) for member in (shared.coordinators[0], shared.nodes[1])]
-    return volley.connect(addresses, timeout=30)
-
-
 @pytest.fixture
 def table(db, name):
     assert db.put(name, TABLE)["rows"] == 10_000
@@ -139,6 +133,8 @@ def test_errors_are_of_kinds_that_programs_catch(db, table):
     for wrong in (lambda: db.get(table, columns=["nothing"]), lambda: db.put(table, TABLE, mode="replcae")):
         with pytest.raises(ValueError):
             wrong()
+    with pytest.raises(volley.SchemaMismatch, match="kind"):
+        db.put(table, TABLE.drop_columns("kind"), mode="append")
     with pytest.raises(volley.AlreadyExists):
         db.put(table, TABLE, mode="create")
     with pytest.raises(TypeError, match="no rows"):
@@ -173,7 +169,7 @@ def test_sql_and_the_catalog(db, table):
     assert info["descriptor"] == "path"
     assert [version["version"] for version in db.versions(table)][:1] == [2]
     assert len(db[table].get(version=1)) == 10_000 and "10001 rows" in repr(db[table])
-    assert db.cluster()["nodes"] and "<table>" in db.cluster()._repr_html_()
+    assert db.cluster()["nodes"] and "<svg" in db.cluster()._repr_html_()
     db.drop(table)
     with pytest.raises(volley.TableNotFound):
         db.info(table)

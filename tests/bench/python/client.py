@@ -171,7 +171,41 @@ def drain(job, sources):
     return measured(work)
 
 
-JOBS = {"put": put, "get": get, "drain": drain}
+def package_put(job, sources):
+    """A put by the Python package of Volley."""
+    import volley
+
+    table = pa.Table.from_batches(sources.get(job["source"]).to_batches(max_chunksize=job["batch_rows"]))
+    db = volley.connect(job["addresses"], timeout=10)
+
+    def work():
+        rows = db.put(job["table"], table, **job["options"])["rows"]
+        assert rows == table.num_rows, f"{rows} rows were put instead of {table.num_rows}"
+        return {"bytes": table.nbytes, "rows": rows}
+
+    return measured(work)
+
+
+def package_get(job, sources):
+    """A get by the Python package of Volley."""
+    import volley
+
+    db = volley.connect(job["addresses"], timeout=10)
+    kept = []
+
+    def work():
+        kept.append(db.get(job["table"]))
+        assert len(kept[0]) == job["rows"], f"{len(kept[0])} rows arrived instead of {job['rows']}"
+        return {"bytes": kept[0].nbytes, "rows": len(kept[0])}
+
+    # As those of pyarrow: memory is used for the first time.
+    for _ in range(WARM_UP):
+        work()
+        kept.clear()
+    return measured(work)
+
+
+JOBS = {"put": put, "get": get, "drain": drain, "package_put": package_put, "package_get": package_get}
 
 
 def forked(job, sources):

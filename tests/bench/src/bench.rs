@@ -53,7 +53,7 @@ pub enum JobPlan {
 impl JobPlan {
     /// Whether the client itself warms up before the measured time.
     fn is_repeated(&self) -> bool {
-        let warm = matches!(self, JobPlan::Job(ClientJob::RustGet(_) | ClientJob::Infos(_)));
+        let warm = matches!(self, JobPlan::Job(ClientJob::RustGet(_) | ClientJob::PackageGet(_) | ClientJob::Infos(_)));
         warm || matches!(self, JobPlan::Get { .. } | JobPlan::Endpoints { keep: true, .. })
     }
 
@@ -103,7 +103,8 @@ impl Bench {
     pub fn new(flags: BenchFlags, project: Project, python: PathBuf, report: BenchReport) -> Result<Bench, String> {
         let folder = flags.data.clone().unwrap_or_else(|| project.target.clone());
         let data = TempDir::with_prefix_in("bench-", &folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-        let clients = ClientProcesses::start(&python, &script(&project, "client.py"))?;
+        let packages = project.binaries("release").join("python");
+        let clients = ClientProcesses::start(&python, &script(&project, "client.py"), &packages)?;
         let (systems, tables) = (Vec::new(), Vec::new());
         Ok(Bench { flags, report, lineitem: None, project, python, clients, systems, tables, data, memory: None })
     }
@@ -319,6 +320,7 @@ fn tables_put_by(job: &ClientJob) -> Vec<String> {
             tables
         }
         ClientJob::RustPut(put) => vec![put.table.clone()],
+        ClientJob::PackagePut(put) => vec![put.table.clone()],
         _ => Vec::new(),
     }
 }

@@ -41,9 +41,11 @@ pub async fn run() -> Result<()> {
         ClientJob::RustGet(get) => self::get(get).await,
         ClientJob::Small(small) => self::small(small).await,
         ClientJob::Infos(infos) => self::infos(infos).await,
-        ClientJob::Put(_) | ClientJob::Get(_) | ClientJob::Drain(_) => {
-            Err("this job is for the client in Python".into())
-        }
+        ClientJob::Put(_)
+        | ClientJob::Get(_)
+        | ClientJob::Drain(_)
+        | ClientJob::PackagePut(_)
+        | ClientJob::PackageGet(_) => Err("this job is for the client in Python".into()),
     };
     match &outcome {
         Ok(outcome) => println!("{}", serde_json::to_string(outcome).map_err(|e| e.to_string())?),

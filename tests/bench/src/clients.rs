@@ -39,13 +39,13 @@ pub struct ClientPipe {
 }
 
 impl ClientProcesses {
-    /// Starts Python with the program of the client.
+    /// Starts Python with the program of the client. `packages`: the folder of the Python package `volley`.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start(python: &Path, program: &Path) -> Result<ClientProcesses, String> {
+    pub fn start(python: &Path, program: &Path, packages: &Path) -> Result<ClientProcesses, String> {
         let mut command = Command::new(python);
-        command.arg(program);
+        command.arg(program).env("PYTHONPATH", packages);
         Ok(ClientProcesses { python: ClientPipe::start(command)? })
     }
 
@@ -55,7 +55,11 @@ impl ClientProcesses {
     /// The error of the client.
     pub async fn prepare(&mut self, job: &ClientJob) -> Result<PreparedJob<'_>, String> {
         let mut pipe = match job {
-            ClientJob::Put(_) | ClientJob::Get(_) | ClientJob::Drain(_) => ClientHandle::Shared(&mut self.python),
+            ClientJob::Put(_)
+            | ClientJob::Get(_)
+            | ClientJob::Drain(_)
+            | ClientJob::PackagePut(_)
+            | ClientJob::PackageGet(_) => ClientHandle::Shared(&mut self.python),
             ClientJob::RustPut(_) | ClientJob::RustGet(_) | ClientJob::Small(_) | ClientJob::Infos(_) => {
                 let program = std::env::current_exe().map_err(|e| format!("cannot find this program's path: {e}"))?;
                 let mut command = Command::new(program);

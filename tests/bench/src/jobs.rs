@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// A job for a client. The Python client runs the first three, the Rust client the others.
+/// A job for a client. The Python client runs the first five, the Rust client the others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum ClientJob {
@@ -15,6 +15,10 @@ pub enum ClientJob {
     Get(GetJob),
     /// Like `Get`, but nothing is kept.
     Drain(GetJob),
+    /// Put a table by the Python package.
+    PackagePut(PackagePutJob),
+    /// Get a table by the Python package.
+    PackageGet(PackageGetJob),
     /// Put a table by Volley's own client.
     RustPut(RustPutJob),
     /// Get a table by Volley's own client.
@@ -125,6 +129,32 @@ impl TicketFetch {
         ticket["table"] = json!(table);
         TicketFetch::new(address, ticket.to_string().as_bytes())
     }
+}
+
+/// A put by the Python package.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PackagePutJob {
+    /// HOST:PORT of members.
+    pub addresses: Vec<String>,
+    /// The table's name.
+    pub table: String,
+    /// The rows.
+    pub source: RowSource,
+    /// Rows of a batch.
+    pub batch_rows: u64,
+    /// The options of the put.
+    pub options: Value,
+}
+
+/// A get by the Python package.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PackageGetJob {
+    /// HOST:PORT of members.
+    pub addresses: Vec<String>,
+    /// The table's name.
+    pub table: String,
+    /// Rows that must arrive.
+    pub rows: u64,
 }
 
 /// A put by Volley's own client.

@@ -94,7 +94,7 @@ async fn all(flags: BenchFlags) -> Result<(), String> {
     }
     let chosen = chosen(&flags.cases)?;
     let project = Project::find()?;
-    let python = programs::build(&project, flags.no_build)?;
+    let python = programs::build(&project, flags.no_build, chosen.iter().any(|case| case.name == cases::PYTHON))?;
     let out = flags.out.clone().unwrap_or_else(|| default_out(&project));
     let report = prepare(&flags, &project)?;
     let mut bench = Bench::new(flags, project, python, report)?;

@@ -52,6 +52,11 @@ impl Series {
         self.each(|sample| sample.outcome.cpu / sample.outcome.amount())
     }
 
+    /// CPU seconds of the client and the servers per GB, or per call.
+    fn total_cpu(&self) -> Vec<f64> {
+        self.each(|sample| (sample.used.cpu + sample.outcome.cpu) / sample.outcome.amount())
+    }
+
     /// Calls a second.
     pub fn call_rates(&self) -> Vec<f64> {
         self.each(|sample| sample.outcome.calls as f64 / sample.outcome.seconds)
@@ -147,6 +152,11 @@ impl CaseReport {
     /// How many times the servers' CPU per GB `one` took, pair by pair.
     pub fn cpu_ratio(&self, one: &str, other: &str) -> Option<f64> {
         paired_ratio(&self.of(one)?.server_cpu(), &self.of(other)?.server_cpu())
+    }
+
+    /// How many times the CPU per GB of client and servers together `one` took, pair by pair.
+    pub fn total_cpu_ratio(&self, one: &str, other: &str) -> Option<f64> {
+        paired_ratio(&self.of(one)?.total_cpu(), &self.of(other)?.total_cpu())
     }
 
     fn rates(&self, table: &mut Table) {
@@ -321,6 +331,7 @@ mod tests {
         let case = CaseReport::new("get", "about".into(), both);
         assert_eq!(case.rate_ratio("volley1", "cpp"), Some(2.0));
         assert_eq!(case.cpu_ratio("volley1", "cpp"), Some(0.5));
+        assert_eq!(case.total_cpu_ratio("volley1", "cpp"), Some(1.25 / 1.5));
         assert_eq!(case.rate_ratio("volley1", "naive"), None);
         let text = case.text(false);
         let line = text.lines().find(|line| line.contains("volley1")).unwrap();

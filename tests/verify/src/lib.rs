@@ -1,6 +1,8 @@
 //! The project's folders, and how its programs are built and run: for `cargo verify` and `cargo bench-flight`.
 #![forbid(unsafe_code)]
 
+pub mod python_package;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -19,7 +19,6 @@
 #![allow(clippy::print_stdout, reason = "it prints its report")]
 
 mod fuzz;
-mod python_package;
 mod release_suites;
 mod steps;
 

@@ -3,8 +3,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use volley_verify::Project;
+use crate::{Project, VerifyResult, run};
 
 /// Lays the package out below the folder of the binaries. Returns the folder for the search path of Python.
 ///
@@ -28,6 +29,26 @@ pub fn lay_out(project: &Project, profile: &str) -> Result<PathBuf, String> {
     }
     copy(&project.binaries(profile).join("lib_volley.so"), &package.join("_volley.abi3.so"))?;
     Ok(folder)
+}
+
+/// Builds the wheels and the source distribution of a release, and tries the wheel of this machine in an empty environment.
+///
+/// # Errors
+/// A tool, a build or the trial fails.
+pub fn build_wheels(project: &Project) -> VerifyResult {
+    let mut build = Command::new(project.python()?);
+    build.arg("python/build_wheels.py").arg("--target-dir").arg(project.target.join("wheel"));
+    run(build.arg("--out").arg(project.target.join("wheels")).current_dir(&project.root))
+}
+
+/// Installs what tests of a release need beside the packages of all tests.
+///
+/// # Errors
+/// A package cannot be installed.
+pub fn install_large_libraries(python: &Path, project: &Project) -> VerifyResult {
+    let mut install = Command::new(python);
+    install.args(["-m", "pip", "install", "-q", "--disable-pip-version-check"]);
+    run(install.args(["-r", "tests/python/requirements-release.txt"]).current_dir(&project.root))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), String> {

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use volley_verify::{Project, VerifyResult, run};
+use volley_verify::{Project, VerifyResult, python_package, run};
 
-use crate::{fuzz, python_package, release_suites};
+use crate::{fuzz, release_suites};
 
 /// What the steps are run for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -100,6 +100,8 @@ pub const STEPS: &[VerifyStep] = &[
     VerifyStep::new("attack", "attacks in their long form on the release build, as `cargo attack`", attack)
         .for_releases(),
     VerifyStep::new("fuzz", "a minute of libFuzzer for each target, as `cargo fuzz-all`", fuzz_targets).for_releases(),
+    VerifyStep::new("wheel", "the Python package: wheels with the program, and its sources; a trial", wheel)
+        .for_releases(),
 ];
 
 /// Seconds and seeds of the simulation, and the form of the join matrix, for a commit and for a release; who sets the variables
@@ -141,6 +143,9 @@ fn test(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
 fn clients(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
     let python = project.python()?;
     let package = python_package::lay_out(project, "debug")?;
+    if purpose == VerifyPurpose::Release {
+        python_package::install_large_libraries(&python, project)?;
+    }
     // Then those that measure time or memory, one after the other.
     for (tests, workers) in [("not alone", &CLIENT_WORKERS[..]), ("alone", &[][..])] {
         let chosen = match purpose {
@@ -222,4 +227,8 @@ fn attack(project: &Project, _: VerifyPurpose) -> VerifyResult {
 
 fn fuzz_targets(project: &Project, _: VerifyPurpose) -> VerifyResult {
     fuzz::run_targets(project, &[])
+}
+
+fn wheel(project: &Project, _: VerifyPurpose) -> VerifyResult {
+    python_package::build_wheels(project)
 }

@@ -8,9 +8,13 @@ mod calls;
 mod gets;
 mod memory;
 mod puts;
+mod python;
 mod rust;
 mod shapes;
 mod sweep;
+
+/// The name of the case that measures the Python package, which is built for it.
+pub const PYTHON: &str = "python";
 
 type CaseFuture<'a> = LocalBoxFuture<'a, Result<(), String>>;
 
@@ -59,6 +63,11 @@ pub const CASES: &[BenchCase] = &[
         name: "memory",
         about: "a node's memory while it serves 32 streams",
         run: |b| Box::pin(memory::memory(b)),
+    },
+    BenchCase {
+        name: PYTHON,
+        about: "get and put with the Python package and with pyarrow, 4 nodes",
+        run: |b| Box::pin(python::all(b)),
     },
     BenchCase { name: "sweep", about: "messages of 0.5 to 4 MiB", run: |b| Box::pin(sweep::sweep(b)) },
 ];

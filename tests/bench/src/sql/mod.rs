@@ -49,7 +49,7 @@ const TOUCH_FACTOR: u64 = 6;
 pub async fn run(flags: SqlFlags) -> Result<(), String> {
     let queries = queries::chosen(&flags.queries)?;
     let project = Project::find()?;
-    let python = programs::build(&project, flags.no_build)?;
+    let python = programs::build(&project, flags.no_build, false)?;
     let machine = MachineInfo::describe(&project.root);
     println!("{machine}");
     let tables = tpch::tables(flags.scale)?;
