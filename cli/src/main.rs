@@ -3,11 +3,12 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`args`], [`client_tls_args`], [`client_login_args`] | the command line |
+//! | [`contexts`], [`cluster_choice`] | clusters that a user has logged in at, and which one a command uses |
 //! | [`commands`] | one module a command |
 //! | [`certificates`] | certificates for TLS: an authority, and what it issues |
 //! | [`formats`] | Parquet, CSV, Arrow IPC, JSON lines: files to batches and back |
 //! | [`threads`] | threads for blocking readers and writers, with bounded queues to the runtime |
-//! | [`output`], [`progress`] | tables and JSON on standard output; progress bars |
+//! | [`output`], [`colours`], [`progress`] | tables and JSON on standard output; colours; progress bars |
 //! | [`prompt`] | passwords and confirmations, asked at the terminal |
 //! | [`secret_arguments`] | secrets in arguments, which are refused and not repeated |
 #![forbid(unsafe_code)]
@@ -16,8 +17,11 @@ mod args;
 mod certificates;
 mod client_login_args;
 mod client_tls_args;
+mod cluster_choice;
+mod colours;
 mod column_list;
 mod commands;
+mod contexts;
 mod formats;
 mod output;
 mod progress;
@@ -26,7 +30,6 @@ mod secret_arguments;
 mod threads;
 
 use std::ffi::OsStr;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -39,6 +42,8 @@ use volley_common::{Code, Error, Result};
 
 use args::{Args, CliCommand, ClusterCommand};
 use client_login_args::ClientLoginArgs;
+use cluster_choice::ClusterChoice;
+use colours::Tone;
 
 /// How long threads may take to remove their unfinished files after an interrupt.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
@@ -57,6 +62,7 @@ fn main() -> ExitCode {
 fn volley() -> ExitCode {
     volley_common::memory::return_large_blocks();
     let args = Args::parse();
+    args.color.apply();
     let logging = init_log(&args.command);
     // A panic is a bug: one line, no backtrace.
     std::panic::set_hook(Box::new(|panic| eprintln!("volley: internal error: {panic}")));
@@ -71,7 +77,7 @@ fn volley() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("volley: {}", one_line(&error.message));
+            eprintln!("{} {}", Tone::Bad.err("volley:"), one_line(&error.message));
             ExitCode::from(if error.code == Code::Cancelled { 130 } else { 1 })
         }
     }
@@ -82,10 +88,14 @@ fn volley() -> ExitCode {
 /// # Errors
 /// INVALID_ARGUMENT names a directive of `VOLLEY_LOG` that is none.
 fn init_log(command: &CliCommand) -> Result<()> {
+    // A shell that completes a line shows nothing else.
+    if matches!(command, CliCommand::CompleteTables { .. }) {
+        return Ok(());
+    }
     let default = if matches!(command, CliCommand::Dev(_)) { "error" } else { "off" };
     let filter = filter_from_environment(default)?;
-    let colours = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = log.with_ansi(colours::has_coloured_errors());
     log.fmt_fields(EscapedFields).init();
     Ok(())
 }
@@ -98,21 +108,38 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 /// Runs the command. An interrupt cancels it and rolls back its files and writes.
-async fn run(args: Args) -> Result<ExitCode> {
-    let (cluster, tls, login, json) = (&args.cluster, args.tls.settings(), &args.login, args.json);
-    match args.command {
+async fn run(mut args: Args) -> Result<ExitCode> {
+    if let CliCommand::CompleteTables { prefix, words } = &args.command {
+        commands::completions::tables(prefix, words).await;
+    }
+    let choice = ClusterChoice::of(&args)?;
+    args.login.context = choice.login.clone();
+    let (cluster, tls, login, json) = (&choice.cluster, &choice.tls, &args.login, args.json);
+    let result = match args.command {
         // These commands handle interrupts themselves: the cluster shuts down, the drain continues.
         CliCommand::Dev(dev) => commands::dev::run(&dev).await.map(|()| ExitCode::SUCCESS),
         CliCommand::Drain(drain) => {
-            commands::drain::run(&drain, cluster, &tls, login, json).await.map(|()| ExitCode::SUCCESS)
+            commands::drain::run(&drain, cluster, tls, login, json).await.map(|()| ExitCode::SUCCESS)
         }
         // At its prompt an interrupt ends the statement, not the command.
         CliCommand::Sql(sql) if commands::sql::is_interactive(&sql) => {
-            let connected = || commands::connect(cluster, &tls, login);
+            let connected = || commands::connect(cluster, tls, login);
             commands::sql::shell::run(&sql, connected, json).await.map(|()| ExitCode::SUCCESS)
         }
-        command => until_interrupted(interruptible(command, cluster, &tls, login, json)).await,
-    }
+        CliCommand::Login(options) => {
+            until_interrupted(commands::login::run(&options, &choice, login, json)).await.map(|()| ExitCode::SUCCESS)
+        }
+        CliCommand::Logout => {
+            until_interrupted(commands::login::logout(&choice, json)).await.map(|()| ExitCode::SUCCESS)
+        }
+        command => until_interrupted(interruptible(command, cluster, tls, login, json)).await,
+    };
+    result.map_err(|error| match choice.login_remedy() {
+        Some(remedy) if error.code == Code::Unauthenticated => {
+            Error { message: format!("{}; {remedy}", error.message), ..error }
+        }
+        _ => error,
+    })
 }
 
 async fn interruptible(
@@ -123,8 +150,8 @@ async fn interruptible(
     json: bool,
 ) -> Result<ExitCode> {
     use commands::{
-        certs, coordinators, demo, doctor, drop, explain, get, grants, health, info, ls, nodes, put, quota, remove,
-        restore, sql, stats, token, user, versions, whoami,
+        certs, completions, context, coordinators, demo, doctor, drop, explain, get, grants, health, info, ls, man,
+        nodes, put, quota, remove, restore, sql, stats, token, user, versions, whoami,
     };
     let connected = || commands::connect(cluster, tls, login);
     match command {
@@ -150,6 +177,9 @@ async fn interruptible(
         }
         CliCommand::Whoami => whoami::run(&connected().await?, json).await?,
         CliCommand::Quota(command) => quota::run(&connected().await?, &command, json).await?,
+        CliCommand::Context(command) => context::run(&command, json)?,
+        CliCommand::Completions { shell } => completions::run(shell)?,
+        CliCommand::Man { dir } => man::run(&dir)?,
         CliCommand::Remove { node } => remove::run(&connected().await?, &node, json).await?,
         // Their exit code depends on the state of the cluster.
         CliCommand::Cluster(ClusterCommand::Status) => {
@@ -163,7 +193,11 @@ async fn interruptible(
             return coordinators::run(&connected().await?, change.as_ref(), json).await;
         }
         CliCommand::Doctor => return doctor::run(&connected().await?, cluster, json).await,
-        CliCommand::Dev(_) | CliCommand::Drain(_) => unreachable!("`run` handles them"),
+        CliCommand::Dev(_)
+        | CliCommand::Drain(_)
+        | CliCommand::Login(_)
+        | CliCommand::Logout
+        | CliCommand::CompleteTables { .. } => unreachable!("`run` handles them"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,8 @@ use crate::secret_arguments;
 
 pub mod certs;
 pub mod cluster;
+pub mod completions;
+pub mod context;
 pub mod coordinators;
 pub mod demo;
 pub mod dev;
@@ -20,7 +22,9 @@ pub mod get;
 pub mod grants;
 pub mod health;
 pub mod info;
+pub mod login;
 pub mod ls;
+pub mod man;
 pub mod nodes;
 pub mod put;
 pub mod quota;
