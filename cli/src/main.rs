@@ -77,7 +77,7 @@ fn volley() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{} {}", Tone::Bad.err("volley:"), one_line(&error.message));
+            eprintln!("{} {}", Tone::Bad.err("volley:"), one_line(&error.to_string()));
             ExitCode::from(if error.code == Code::Cancelled { 130 } else { 1 })
         }
     }

@@ -127,7 +127,8 @@ impl ClientBuilder {
         let allow_plaintext_login = self.login.allows_plaintext();
         let session = LoginSession::new(self.login, members)?;
         let (address, others) = (address.into(), others.into());
-        Ok(Client { channel, address, others, pool, tls_pool, is_tls, session, allow_plaintext_login })
+        let request_id = None;
+        Ok(Client { channel, address, others, pool, tls_pool, is_tls, session, allow_plaintext_login, request_id })
     }
 
     /// `HOST:PORT` of each address, once, and whether they are dialled by TLS.
@@ -254,7 +255,7 @@ fn all_failed(mut failures: Vec<Error>) -> Error {
     }
     let code = if failures.iter().all(|error| error.code == last.code) { last.code } else { Code::Unavailable };
     let texts: Vec<String> = failures.into_iter().chain([last]).map(|error| error.message).collect();
-    Error { code, message: texts.join("; "), retry_after_ms: None }
+    Error { code, message: texts.join("; "), retry_after_ms: None, request_id: None }
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@
 //! | `sql` | statements of SQL |
 //! | [`address`] | addresses of members and locations of endpoints |
 //! | [`request`] | encodes options as descriptors and headers |
+//! | `request_id` | the id of a call, for the members' logs and the call's error |
 //! | [`login`] | who the client's user is, how it proves that, and over which connections |
 //! | `session` | the credential that all calls carry, and its renewal |
 //! | `token_file` | reads the token of a file |
@@ -45,6 +46,7 @@ use tonic::transport::Channel;
 use volley_common::net::ConnectionPool;
 
 use address::EndpointLocation;
+use request_id::RequestId;
 use session::LoginSession;
 
 pub use builder::ClientBuilder;
@@ -70,6 +72,7 @@ mod parallel_put;
 mod pushback;
 pub mod put;
 pub mod request;
+mod request_id;
 mod scatter;
 mod session;
 mod sql;
@@ -96,6 +99,8 @@ pub struct Client {
     session: Option<Arc<LoginSession>>,
     /// Whether passwords and tokens may go to other machines without TLS.
     allow_plaintext_login: bool,
+    /// Of a client for one call: the call's id.
+    request_id: Option<RequestId>,
 }
 
 fn uri_of(address: &str, is_tls: bool) -> String {
@@ -133,7 +138,7 @@ impl Client {
 
     /// The original connection.
     fn own_channel(&self) -> ClientChannel {
-        ClientChannel::new(self.channel.clone(), self.session.clone())
+        ClientChannel::new(self.channel.clone(), self.session.clone(), self.request_id.clone())
     }
 
     /// The client at one of its addresses, and only there.
@@ -196,7 +201,7 @@ impl Client {
                 self.pool_of(location).channel(address)?
             }
         };
-        Ok(ClientChannel::new(channel, self.session.clone()))
+        Ok(ClientChannel::new(channel, self.session.clone(), self.request_id.clone()))
     }
 
     /// Whether a location may be used: one without TLS neither if this client connected by TLS, nor if the credential would
