@@ -21,6 +21,8 @@ mod cluster_choice;
 mod colours;
 mod column_list;
 mod commands;
+#[cfg(test)]
+mod commands_page;
 mod contexts;
 mod formats;
 mod output;
