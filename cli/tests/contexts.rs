@@ -13,13 +13,13 @@ use support::{DevProcess, one_error, volley};
 use tempfile::TempDir;
 
 /// The settings of a user.
-struct Settings {
+struct UserSettings {
     folder: TempDir,
 }
 
-impl Settings {
+impl UserSettings {
     fn new() -> Self {
-        Settings { folder: TempDir::new().unwrap() }
+        UserSettings { folder: TempDir::new().unwrap() }
     }
 
     fn file(&self) -> PathBuf {
@@ -55,7 +55,7 @@ fn mode(path: &Path) -> u32 {
 fn commands_use_the_context_of_a_login() {
     let folder = TempDir::new().unwrap();
     let dev = DevProcess::start(&folder.path().join("data"), &["--nodes", "1"]);
-    let settings = Settings::new();
+    let settings = UserSettings::new();
     let login = settings.ok(&["login", "--context", "here", "--cluster", &dev.address]);
     let text = format!("here is the current context: {}, which has no users, as nobody\n", dev.address);
     assert_eq!(login, text);
@@ -94,7 +94,7 @@ fn commands_use_the_context_of_a_login() {
 
 #[test]
 fn failed_login_stores_nothing() {
-    let settings = Settings::new();
+    let settings = UserSettings::new();
     let error = settings.error(&["login", "--context", "x", "--cluster", "127.0.0.1:1"], &[]);
     assert!(error.contains("127.0.0.1:1") && !settings.file().exists(), "{error}");
     assert!(settings.ok(&["context", "ls"]).contains("no contexts"));

@@ -23,7 +23,7 @@ pub fn run(command: &ContextCommand, json: bool) -> Result<()> {
             let context = store.update(|file| {
                 file.context(name)?;
                 file.current = Some(name.clone());
-                shown(file, Some(name))
+                shown(file, Some(name.as_str()))
             })?;
             let text = || format!("{name} is the current context: {}", cell("cluster", &context["cluster"]));
             if json { output::json(&context) } else { output::line(text()) }
@@ -42,7 +42,7 @@ fn row(name: &str, context: &ClusterContext, file: &ContextFile) -> Value {
         (context.token_file.is_some(), "token file"),
         (context.tls_cert.is_some(), "certificate"),
     ];
-    let login = ways.iter().find(|(has, _)| *has).map_or("none", |(_, way)| way);
+    let login = ways.iter().find(|(has, _)| *has).map_or("none", |(_, way)| *way);
     json!({
         "context": name, "current": file.current.as_deref() == Some(name), "cluster": context.cluster, "user": context.user,
         "login": login, "token_id": context.token_id, "token_expires_ms": context.token_expires_ms,

@@ -119,7 +119,7 @@ async fn revoke_replaced(client: &Client, replaced: Option<ClusterContext>, cont
     let Some(id) = &replaced.token_id else { return };
     let is_own = replaced.user == context.user && replaced.cluster == context.cluster;
     let revoked = match is_own {
-        true => revoke(client, Some(id)).await.map_err(|error| format!(" ({})", error.message)),
+        true => revoke(client, Some(id.as_str())).await.map_err(|error| format!(" ({})", error.message)),
         false => Err(" of another user or cluster".into()),
     };
     if let Err(why) = revoked {
@@ -165,7 +165,7 @@ pub async fn logout(choice: &ClusterChoice, json: bool) -> Result<()> {
         // As its own user: another one's token does not exist for a user.
         let context = choice.login.clone().map(|login| ContextLogin { is_first: true, ..login });
         let login = ClientLoginArgs { context, ..ClientLoginArgs::default() };
-        let revoked = async { revoke(&connect(&choice.cluster, &choice.tls, &login).await?, Some(id)).await };
+        let revoked = async { revoke(&connect(&choice.cluster, &choice.tls, &login).await?, Some(id.as_str())).await };
         match revoked.await {
             // It had been revoked, or had expired.
             Err(error) if error.code == Code::Unauthenticated => {}
