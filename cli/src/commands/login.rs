@@ -49,8 +49,10 @@ pub async fn run(options: &LoginArgs, choice: &ClusterChoice, login: &ClientLogi
     let replaced = match stored {
         Ok(replaced) => replaced,
         Err(error) => {
-            // Nobody has it.
-            revoke(&client, context.token_id.as_deref()).await?;
+            // Nobody has the new token.
+            if let Err(failed) = revoke(&client, context.token_id.as_deref()).await {
+                output::note(format!("the new token stays valid: `volley token ls` shows it ({})", failed.message));
+            }
             return Err(error);
         }
     };
