@@ -114,16 +114,16 @@ fn choose(
         let is_named = named.is_some();
         let name = checked_name(named.or_else(|| file.current.clone()).unwrap_or_else(|| DEFAULT_CONTEXT.into()))?;
         let before = file.contexts.get(&name).unwrap_or(&none);
-        if !is_named && cluster.as_ref().is_some_and(|cluster| is_of_other(before, cluster)) {
+        let is_other = cluster.as_ref().is_some_and(|cluster| is_of_other(before, cluster));
+        if is_other && !is_named {
             return Err(Error::invalid(format!(
                 "the current context, {name}, is of another cluster: give this one a name by --context NAME"
             )));
         }
-        let is_same = cluster.is_none();
         let of_before = Some(before.addresses()).filter(|addresses| !addresses.is_empty());
         let cluster = cluster.or(of_before).unwrap_or_else(|| DEFAULT_CLUSTER.into());
         // The settings of another cluster are not those of this one.
-        let tls = args.tls.settings(if is_same { before } else { &none }, false, &variable);
+        let tls = args.tls.settings(if is_other { &none } else { before }, false, &variable);
         return Ok(ClusterChoice { cluster, tls, context: Some(name), login: None });
     }
     match source(args, text, || Ok(read()?.current))? {
@@ -257,6 +257,6 @@ mod tests {
         let unnamed = choice("volley login --cluster grpc+tls://other:1", &[]);
         assert!(unnamed.is_err_and(|e| e.contains("prod") && e.contains("--context NAME")));
         let same = choice("volley login --cluster grpc+tls://prod:1", &[]).unwrap();
-        assert_eq!(same.context.as_deref(), Some("prod"));
+        assert_eq!((same.context.as_deref(), same.tls.ca.is_some()), (Some("prod"), true));
     }
 }
