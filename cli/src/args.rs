@@ -3,19 +3,24 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 use volley_common::TableName;
 
 use self::certs::CertsCommand;
+use self::contexts::{ContextCommand, LoginArgs};
 use self::identity::{GrantArgs, QuotaCommand, RevokeArgs, TokenCommand, UserCommand};
 use self::sql::SqlArgs;
 use self::table_commands::{BenchArgs, TableCommand};
 use self::values::{grantee, prefix, whole};
 use crate::client_login_args::ClientLoginArgs;
 use crate::client_tls_args::ClientTlsArgs;
+use crate::colours::ColourChoice;
+use crate::contexts::context_name;
 
 pub use self::tables::{GetArgs, ModeArg, PutArgs};
 
 pub mod certs;
+pub mod contexts;
 pub mod identity;
 pub mod sql;
 pub mod table_commands;
@@ -26,9 +31,13 @@ mod values;
 #[derive(Debug, Parser)]
 #[command(name = "volley", version, about)]
 pub struct Args {
-    /// The address of a member of the cluster, or several separated by commas: grpc://HOST:PORT, or grpc+tls://HOST:PORT.
-    #[arg(long, env = "VOLLEY_CLUSTER", global = true, default_value = "grpc://127.0.0.1:8815")]
-    pub cluster: String,
+    /// The address of a member of the cluster, or several separated by commas: grpc://HOST:PORT, or grpc+tls://HOST:PORT
+    /// [env: VOLLEY_CLUSTER] [default: that of the current context, else grpc://127.0.0.1:8815].
+    #[arg(long, global = true)]
+    pub cluster: Option<String>,
+    /// The context whose cluster and login are used, see `volley context` [env: VOLLEY_CONTEXT].
+    #[arg(long, global = true, value_name = "NAME", value_parser = context_name)]
+    pub context: Option<String>,
     #[command(flatten)]
     pub tls: ClientTlsArgs,
     #[command(flatten)]
@@ -36,6 +45,9 @@ pub struct Args {
     /// Print JSON instead of tables.
     #[arg(long, global = true)]
     pub json: bool,
+    /// Colours in what is for people. auto: at a terminal, unless NO_COLOR is set.
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
+    pub color: ColourChoice,
     #[command(subcommand)]
     pub command: CliCommand,
 }
@@ -156,6 +168,34 @@ pub enum CliCommand {
     /// Limit the bytes and tables below a prefix.
     #[command(subcommand)]
     Quota(QuotaCommand),
+    /// Check a login at a cluster, and store both as a context that commands use from then on. No password is stored: a login
+    /// with one creates a token.
+    Login(LoginArgs),
+    /// Revoke the token that `volley login` created, and remove the login from the context.
+    Logout,
+    /// List, select, show and remove contexts: clusters with their logins, which `volley login` stores.
+    #[command(subcommand)]
+    Context(ContextCommand),
+    /// Print the script by which a shell completes commands, flags and the names of tables.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write a page of man for each command into a folder.
+    Man {
+        /// The folder; it is created if it does not exist.
+        dir: PathBuf,
+    },
+    /// Print the tables whose names begin with a text, for the scripts of `volley completions`.
+    #[command(name = "__complete-tables", hide = true)]
+    CompleteTables {
+        /// How the names begin.
+        #[arg(long, default_value = "", allow_hyphen_values = true)]
+        prefix: String,
+        /// The words of the command line that is completed.
+        words: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -18,7 +18,7 @@ const TOKEN_VAR: &str = "VOLLEY_TOKEN";
 const TOKEN_FILE_VAR: &str = "VOLLEY_TOKEN_FILE";
 const PLAINTEXT_VAR: &str = "VOLLEY_PLAINTEXT_LOGIN";
 
-/// How commands log in. Flags override variables; a cluster without users needs neither.
+/// How commands log in. Flags override variables, and variables the context; a cluster without users needs neither.
 #[derive(Debug, Default, clap::Args)]
 pub struct ClientLoginArgs {
     /// Log in as this user, with the password in VOLLEY_PASSWORD or typed at a prompt [env: VOLLEY_USER].
@@ -33,16 +33,48 @@ pub struct ClientLoginArgs {
     /// Refused, with the reason, whether or not a value follows.
     #[arg(long, global = true, hide = true, allow_hyphen_values = true, value_parser = RefusedPasswordParser)]
     pub password: Option<Option<Infallible>>,
+    /// The login of the context that the command uses.
+    #[arg(skip)]
+    pub context: Option<ContextLogin>,
 }
 
-/// What flags and variables say.
+/// The login that a context has.
+#[derive(Clone, Debug)]
+pub struct ContextLogin {
+    /// The addresses of the context: its login is for no other ones.
+    pub cluster: String,
+    /// The context's token.
+    pub token: Option<Secret>,
+    /// The context's file with a token.
+    pub token_file: Option<PathBuf>,
+    /// Whether it goes to other machines without TLS, too.
+    pub allows_plaintext: bool,
+    /// Whether it overrides variables, because a flag named the context.
+    pub is_first: bool,
+}
+
+/// What flags, variables and the context say.
 #[derive(Debug, PartialEq, Eq)]
-enum LoginChoice {
+pub enum LoginChoice {
+    /// Nothing.
     None,
     /// A user with its password; it is prompted for if there is none.
     User(String, Option<Secret>),
+    /// A token.
     Token(Secret),
+    /// A file with a token.
     TokenFile(PathBuf),
+}
+
+impl ContextLogin {
+    fn choice(&self) -> Option<LoginChoice> {
+        let token = self.token.clone().map(LoginChoice::Token);
+        token.or_else(|| self.token_file.clone().map(LoginChoice::TokenFile))
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 impl ClientLoginArgs {
@@ -52,9 +84,8 @@ impl ClientLoginArgs {
     /// INVALID_ARGUMENT: contradicting flags or variables; no password and no terminal; the login would go to another machine
     /// without TLS. CANCELLED: Ctrl-C at the prompt.
     pub async fn login(&self, cluster: &str, tls: &ClientTls) -> Result<ClientLogin> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let allow_plaintext = self.allows_plaintext(variable)?;
-        let login = match self.choice(variable)? {
+        let allow_plaintext = self.allows_plaintext(cluster, variable)?;
+        let login = match self.choice(cluster, variable)? {
             LoginChoice::None => ClientLogin::none(),
             LoginChoice::Token(token) => ClientLogin::token(token),
             LoginChoice::TokenFile(path) => ClientLogin::token_file(path),
@@ -69,7 +100,29 @@ impl ClientLoginArgs {
         Ok(login.allow_plaintext(allow_plaintext))
     }
 
-    fn choice(&self, variable: impl Fn(&str) -> Option<String>) -> Result<LoginChoice> {
+    /// By what these commands log in at `cluster`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: contradicting flags or variables.
+    pub fn chosen(&self, cluster: &str) -> Result<LoginChoice> {
+        self.choice(cluster, variable)
+    }
+
+    /// Whether tokens may go to other machines without TLS.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: VOLLEY_PLAINTEXT_LOGIN is neither true nor false.
+    pub fn sends_plaintext(&self, cluster: &str) -> Result<bool> {
+        self.allows_plaintext(cluster, variable)
+    }
+
+    /// The context, if its login is for this cluster.
+    fn context_of(&self, cluster: &str) -> Option<&ContextLogin> {
+        self.context.as_ref().filter(|context| context.cluster == cluster)
+    }
+
+    fn choice(&self, cluster: &str, variable: impl Fn(&str) -> Option<String>) -> Result<LoginChoice> {
+        let context = self.context_of(cluster);
         if self.password.is_some() {
             return Err(Error::invalid(REFUSED_PASSWORD));
         }
@@ -89,6 +142,9 @@ impl ClientLoginArgs {
             (None, Some(path)) => return token_file(path.clone()),
             (None, None) => {}
         }
+        if let Some(choice) = context.filter(|context| context.is_first).and_then(ContextLogin::choice) {
+            return Ok(choice);
+        }
         let ways = [
             variable(USER_VAR).map(|user| (USER_VAR, with_password(&user))),
             variable(TOKEN_VAR).map(|token| (TOKEN_VAR, Ok(LoginChoice::Token(Secret::new(token))))),
@@ -101,7 +157,7 @@ impl ClientLoginArgs {
                 true => Err(Error::invalid(format!(
                     "{PASSWORD_VAR} is set, but no user: add --user NAME, or set {USER_VAR}"
                 ))),
-                false => Ok(LoginChoice::None),
+                false => Ok(context.and_then(ContextLogin::choice).unwrap_or(LoginChoice::None)),
             };
         };
         // A password is of a user: with a token it has no effect.
@@ -114,11 +170,13 @@ impl ClientLoginArgs {
         }
     }
 
-    fn allows_plaintext(&self, variable: impl Fn(&str) -> Option<String>) -> Result<bool> {
+    fn allows_plaintext(&self, cluster: &str, variable: impl Fn(&str) -> Option<String>) -> Result<bool> {
+        let of_context = self.context_of(cluster).is_some_and(|context| context.allows_plaintext);
         let value = variable(PLAINTEXT_VAR).map(|value| value.to_ascii_lowercase());
         match value.as_deref() {
             _ if self.plaintext_login => Ok(true),
-            None | Some("false" | "no" | "off" | "0") => Ok(false),
+            None => Ok(of_context),
+            Some("false" | "no" | "off" | "0") => Ok(false),
             Some("true" | "yes" | "on" | "1") => Ok(true),
             Some(other) => Err(Error::invalid(format!("{PLAINTEXT_VAR} is {other:?}: set it to true or false"))),
         }
@@ -132,6 +190,8 @@ const PASSWORD_WAYS: &str = "set VOLLEY_PASSWORD, or log in with a token, by --t
 mod tests {
     use super::*;
 
+    const CLUSTER: &str = "grpc://127.0.0.1:1";
+
     fn choice(user: Option<&str>, file: Option<&str>, variables: &[(&str, &str)]) -> Result<LoginChoice, String> {
         let args = ClientLoginArgs {
             login_user: user.map(String::from),
@@ -140,7 +200,7 @@ mod tests {
         };
         let variable =
             |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
-        args.choice(variable).map_err(|e| e.message)
+        args.choice(CLUSTER, variable).map_err(|e| e.message)
     }
 
     fn user(name: &str, password: Option<&str>) -> Result<LoginChoice, String> {
@@ -189,11 +249,35 @@ mod tests {
     fn plaintext_is_allowed_by_flag_or_variable() {
         let allows = |flag: bool, value: Option<&str>| {
             let args = ClientLoginArgs { plaintext_login: flag, ..ClientLoginArgs::default() };
-            args.allows_plaintext(|name| value.filter(|_| name == PLAINTEXT_VAR).map(String::from))
+            args.allows_plaintext(CLUSTER, |name| value.filter(|_| name == PLAINTEXT_VAR).map(String::from))
         };
         assert_eq!(allows(false, None), Ok(false));
         assert_eq!(allows(true, Some("false")), Ok(true));
         assert_eq!(allows(false, Some("TRUE")), Ok(true));
         assert!(allows(false, Some("maybe")).is_err_and(|e| e.message.contains("true or false")));
+    }
+
+    #[test]
+    fn login_of_a_context_is_for_its_addresses_only() {
+        let context = |is_first: bool| ContextLogin {
+            cluster: CLUSTER.into(),
+            token: Some(Secret::new("of the context")),
+            token_file: None,
+            allows_plaintext: true,
+            is_first,
+        };
+        let of = |is_first: bool, cluster: &str, variables: &[(&str, &str)]| {
+            let args = ClientLoginArgs { context: Some(context(is_first)), ..ClientLoginArgs::default() };
+            let variable =
+                |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
+            (args.choice(cluster, variable).unwrap(), args.allows_plaintext(cluster, variable).unwrap())
+        };
+        let token = |text: &str| LoginChoice::Token(Secret::new(text));
+        assert_eq!(of(false, CLUSTER, &[]), (token("of the context"), true));
+        assert_eq!(of(false, "grpc://127.0.0.1:2", &[]), (LoginChoice::None, false));
+        let variables = [(TOKEN_VAR, "of the variable")];
+        assert_eq!(of(false, CLUSTER, &variables), (token("of the variable"), true));
+        assert_eq!(of(true, CLUSTER, &variables), (token("of the context"), true));
+        assert_eq!(of(true, CLUSTER, &[(PLAINTEXT_VAR, "no")]), (token("of the context"), false));
     }
 }

@@ -3,11 +3,12 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`args`], [`client_tls_args`], [`client_login_args`] | the command line |
+//! | [`contexts`], [`cluster_choice`] | clusters that a user has logged in at, and which one a command uses |
 //! | [`commands`] | one module a command |
 //! | [`certificates`] | certificates for TLS: an authority, and what it issues |
 //! | [`formats`] | Parquet, CSV, Arrow IPC, JSON lines: files to batches and back |
 //! | [`threads`] | threads for blocking readers and writers, with bounded queues to the runtime |
-//! | [`output`], [`progress`] | tables and JSON on standard output; progress bars |
+//! | [`output`], [`colours`], [`progress`] | tables and JSON on standard output; colours; progress bars |
 //! | [`prompt`] | passwords and confirmations, asked at the terminal |
 //! | [`secret_arguments`] | secrets in arguments, which are refused and not repeated |
 #![forbid(unsafe_code)]
@@ -16,8 +17,13 @@ mod args;
 mod certificates;
 mod client_login_args;
 mod client_tls_args;
+mod cluster_choice;
+mod colours;
 mod column_list;
 mod commands;
+#[cfg(test)]
+mod commands_page;
+mod contexts;
 mod formats;
 mod output;
 mod progress;
@@ -27,7 +33,6 @@ mod threads;
 
 use std::cell::OnceCell;
 use std::ffi::OsStr;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -42,6 +47,8 @@ use volley_common::{Code, Error, Result};
 use args::table_commands::TableCommand;
 use args::{Args, CliCommand, ClusterCommand};
 use client_login_args::ClientLoginArgs;
+use cluster_choice::ClusterChoice;
+use colours::Tone;
 
 /// How long threads may take to remove their unfinished files after an interrupt.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
@@ -60,6 +67,7 @@ fn main() -> ExitCode {
 fn volley() -> ExitCode {
     volley_common::memory::return_large_blocks();
     let args = Args::parse();
+    args.color.apply();
     let logging = init_log(&args.command);
     // Of a comparison 1 is an answer.
     let failure = if matches!(args.command, CliCommand::Tables(TableCommand::Diff(_))) { 2 } else { 1 };
@@ -76,7 +84,7 @@ fn volley() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("volley: {}", one_line(&error.message));
+            eprintln!("{} {}", Tone::Bad.err("volley:"), one_line(&error.to_string()));
             ExitCode::from(if error.code == Code::Cancelled { 130 } else { failure })
         }
     }
@@ -87,10 +95,14 @@ fn volley() -> ExitCode {
 /// # Errors
 /// INVALID_ARGUMENT names a directive of `VOLLEY_LOG` that is none.
 fn init_log(command: &CliCommand) -> Result<()> {
+    // A shell that completes a line shows nothing else.
+    if matches!(command, CliCommand::CompleteTables { .. }) {
+        return Ok(());
+    }
     let default = if matches!(command, CliCommand::Dev(_)) { "error" } else { "off" };
     let filter = filter_from_environment(default)?;
-    let colours = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = log.with_ansi(colours::has_coloured_errors());
     log.fmt_fields(EscapedFields).init();
     Ok(())
 }
@@ -103,32 +115,49 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 /// Runs the command. An interrupt cancels it and rolls back its files and writes.
-async fn run(args: Args) -> Result<ExitCode> {
-    let (cluster, tls, login, json) = (&args.cluster, args.tls.settings(), &args.login, args.json);
-    match args.command {
+async fn run(mut args: Args) -> Result<ExitCode> {
+    if let CliCommand::CompleteTables { prefix, words } = &args.command {
+        commands::completions::tables(prefix, words).await;
+    }
+    let choice = ClusterChoice::of(&args)?;
+    args.login.context = choice.login.clone();
+    let (cluster, tls, login, json) = (&choice.cluster, &choice.tls, &args.login, args.json);
+    let result = match args.command {
         // These commands handle interrupts themselves: the cluster shuts down, the drain continues.
         CliCommand::Dev(dev) => commands::dev::run(&dev).await.map(|()| ExitCode::SUCCESS),
         CliCommand::Drain(drain) => {
-            commands::drain::run(&drain, cluster, &tls, login, json).await.map(|()| ExitCode::SUCCESS)
+            commands::drain::run(&drain, cluster, tls, login, json).await.map(|()| ExitCode::SUCCESS)
         }
         // At its prompt an interrupt ends the statement, not the command.
         CliCommand::Sql(sql) if commands::sql::is_interactive(&sql) => {
-            let connected = || commands::connect(cluster, &tls, login);
+            let connected = || commands::connect(cluster, tls, login);
             commands::sql::shell::run(&sql, connected, json).await.map(|()| ExitCode::SUCCESS)
         }
-        CliCommand::Bench(bench) => {
-            let client = commands::connect(cluster, &tls, login).await?;
-            commands::bench::run(&bench, &client, json).await.map(|()| ExitCode::SUCCESS)
+        CliCommand::Login(options) => {
+            until_interrupted(commands::login::run(&options, &choice, login, json)).await.map(|()| ExitCode::SUCCESS)
         }
+        CliCommand::Logout => {
+            until_interrupted(commands::login::logout(&choice, json)).await.map(|()| ExitCode::SUCCESS)
+        }
+        CliCommand::Bench(bench) => match commands::connect(cluster, tls, login).await {
+            Ok(client) => commands::bench::run(&bench, &client, json).await.map(|()| ExitCode::SUCCESS),
+            Err(error) => Err(error),
+        },
         command => {
             let used = OnceCell::new();
-            let outcome = until_interrupted(interruptible(command, cluster, &tls, login, json, &used)).await;
+            let outcome = until_interrupted(interruptible(command, cluster, tls, login, json, &used)).await;
             match (outcome, used.get()) {
                 (Err(error), Some(client)) => Err(commands::failure::explained(error, client, CANCEL_GRACE).await),
                 (outcome, _) => outcome,
             }
         }
-    }
+    };
+    result.map_err(|error| match choice.login_remedy() {
+        Some(remedy) if error.code == Code::Unauthenticated => {
+            Error { message: format!("{}; {remedy}", error.message), ..error }
+        }
+        _ => error,
+    })
 }
 
 async fn interruptible(
@@ -140,8 +169,8 @@ async fn interruptible(
     used: &OnceCell<Client>,
 ) -> Result<ExitCode> {
     use commands::{
-        certs, coordinators, demo, doctor, drop, explain, get, grants, health, info, ls, nodes, put, quota, remove,
-        restore, sql, stats, tables, token, user, versions, whoami,
+        certs, completions, context, coordinators, demo, doctor, drop, explain, get, grants, health, info, ls, man,
+        nodes, put, quota, remove, restore, sql, stats, tables, token, user, versions, whoami,
     };
     let connected = async || {
         let client = commands::connect(cluster, tls, login).await?;
@@ -172,6 +201,9 @@ async fn interruptible(
         }
         CliCommand::Whoami => whoami::run(&connected().await?, json).await?,
         CliCommand::Quota(command) => quota::run(&connected().await?, &command, json).await?,
+        CliCommand::Context(command) => context::run(&command, json)?,
+        CliCommand::Completions { shell } => completions::run(shell)?,
+        CliCommand::Man { dir } => man::run(&dir)?,
         CliCommand::Remove { node } => remove::run(&connected().await?, &node, json).await?,
         // The exit code of a comparison is its outcome, that of the following depends on the state of the cluster.
         CliCommand::Tables(command) => return tables::run(&command, connected, tls, login, json).await,
@@ -186,7 +218,12 @@ async fn interruptible(
             return coordinators::run(&connected().await?, change.as_ref(), json).await;
         }
         CliCommand::Doctor => return doctor::run(&connected().await?, cluster, json).await,
-        CliCommand::Dev(_) | CliCommand::Drain(_) | CliCommand::Bench(_) => unreachable!("`run` handles them"),
+        CliCommand::Dev(_)
+        | CliCommand::Drain(_)
+        | CliCommand::Bench(_)
+        | CliCommand::Login(_)
+        | CliCommand::Logout
+        | CliCommand::CompleteTables { .. } => unreachable!("`run` handles them"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,7 @@
 //! Names of tables, columns and users are what somebody chose: in all text for people, characters that are not visible are
 //! escaped. JSON is passed on as it is.
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
@@ -11,14 +11,21 @@ use serde_json::{Map, Value};
 use volley_common::escape::{escape_invisible, escape_lines};
 use volley_common::{Error, Result};
 
+use crate::colours::Tone;
+
 /// Prints a line, or several. If the reader has closed the pipe (`volley ls | head`) the process exits with 0.
 pub fn line(text: impl std::fmt::Display) -> Result<()> {
     exact_line(escape_lines(&text.to_string()))
 }
 
-/// Prints a line that begins with a health state, in its colour if standard output is a terminal.
+/// Prints a line that begins with a health state, in its colour.
 pub fn health_line(health: &str, text: &str) -> Result<()> {
     exact_line(format!("{}: {}", coloured(health), escape_lines(text)))
+}
+
+/// Prints a remark on standard error.
+pub fn note(text: impl std::fmt::Display) {
+    eprintln!("{} {}", Tone::Warning.err("note:"), escape_invisible(&text.to_string()));
 }
 
 /// Prints a value as JSON on one line.
@@ -80,15 +87,15 @@ pub fn time(value: &Value) -> String {
     value.as_i64().filter(|ms| *ms > 0).map_or_else(String::new, utc)
 }
 
-/// A health state in its colour, if standard output is a terminal.
+/// A health state in its colour.
 fn coloured(word: &str) -> String {
-    let code = match word {
-        "green" => 32,
-        "yellow" => 33,
-        "red" => 31,
+    let tone = match word {
+        "green" => Tone::Good,
+        "yellow" => Tone::Warning,
+        "red" => Tone::Bad,
         _ => return escape_invisible(word).into(),
     };
-    if std::io::stdout().is_terminal() { format!("\x1b[{code}m{word}\x1b[0m") } else { word.to_string() }
+    tone.out(word)
 }
 
 /// A node's condition as text for people; the values on the wire keep their released names.

@@ -128,8 +128,19 @@ impl ClientBuilder {
         let allow_plaintext_login = self.login.allows_plaintext();
         let session = LoginSession::new(self.login, members)?;
         let (address, others) = (address.into(), others.into());
-        let writes = TaskTracker::new();
-        Ok(Client { channel, address, others, pool, tls_pool, is_tls, session, allow_plaintext_login, writes })
+        let (writes, request_id) = (TaskTracker::new(), None);
+        Ok(Client {
+            channel,
+            address,
+            others,
+            pool,
+            tls_pool,
+            is_tls,
+            session,
+            allow_plaintext_login,
+            writes,
+            request_id,
+        })
     }
 
     /// `HOST:PORT` of each address, once, and whether they are dialled by TLS.
@@ -256,7 +267,7 @@ fn all_failed(mut failures: Vec<Error>) -> Error {
     }
     let code = if failures.iter().all(|error| error.code == last.code) { last.code } else { Code::Unavailable };
     let texts: Vec<String> = failures.into_iter().chain([last]).map(|error| error.message).collect();
-    Error { code, message: texts.join("; "), retry_after_ms: None }
+    Error { code, message: texts.join("; "), retry_after_ms: None, request_id: None }
 }
 
 #[cfg(test)]

@@ -132,7 +132,8 @@ impl Client {
         &self,
         call: impl Fn(RawFlight) -> F,
     ) -> Result<T> {
-        self.call_at(&self.answering_address().await, &call).await
+        let client = self.for_call();
+        client.named(client.call_at(&client.answering_address().await, &call).await)
     }
 
     /// The outcome of a call at the first of the client's addresses that answers, those first that are known to. After
@@ -148,13 +149,14 @@ impl Client {
         if self.others.is_empty() {
             return self.call(call).await;
         }
-        let mut failover = Failover::new(self.addresses_by_health());
-        let call = &call;
-        let attempt = |addr: String| async move { Attempt::repeatable(self.call_at(&addr, call).await) };
-        match self.own_pool().attempt_any(&mut failover, hedge_after, attempt).await {
+        let client = self.for_call();
+        let (client, call) = (&client, &call);
+        let mut failover = Failover::new(client.addresses_by_health());
+        let attempt = |addr: String| async move { Attempt::repeatable(client.call_at(&addr, call).await) };
+        client.named(match client.own_pool().attempt_any(&mut failover, hedge_after, attempt).await {
             Some(outcome) => outcome,
             None => Err(failover.into_error().unwrap_or_else(|| Error::internal("a client without an address"))),
-        }
+        })
     }
 
     /// The outcome of a call at the member at `addr`, one of the client's addresses.

@@ -1,4 +1,4 @@
-//! The channel of a client's calls: adds the credential of its session to each.
+//! The channel of a client's calls: adds the credential of its session to each, and an id.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,19 +14,22 @@ use tower::{BoxError, Service, ServiceExt};
 use volley_common::Error;
 use volley_common::transport_cause::transport_cause;
 
+use super::request_id::RequestId;
 use super::session::{LoginSession, MIN_LEFT};
 
-/// A connection to a member, with the session of its client. It changes one header of a request and never its body. Cheap to
+/// A connection to a member, with the session of its client. It adds headers to a request and never changes its body. Cheap to
 /// clone.
 #[derive(Clone)]
 pub struct ClientChannel {
     channel: Channel,
     session: Option<Arc<LoginSession>>,
+    /// The id of the call that the channel is for; without one, each request gets its own.
+    request_id: Option<RequestId>,
 }
 
 impl ClientChannel {
-    pub(super) fn new(channel: Channel, session: Option<Arc<LoginSession>>) -> Self {
-        ClientChannel { channel, session }
+    pub(super) fn new(channel: Channel, session: Option<Arc<LoginSession>>, request_id: Option<RequestId>) -> Self {
+        ClientChannel { channel, session, request_id }
     }
 }
 
@@ -45,6 +48,7 @@ impl Service<Request<Body>> for ClientChannel {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        self.request_id.clone().unwrap_or_else(RequestId::new).add_to(request.headers_mut());
         let Some(session) = self.session.clone() else {
             return self.channel.call(request).map_err(BoxError::from).boxed();
         };

@@ -51,6 +51,8 @@ struct FakeLoginState {
     accepted: Option<String>,
     /// Handshakes so far.
     handshakes: usize,
+    /// The ids of calls so far.
+    request_ids: Vec<String>,
 }
 
 impl FakeLogins {
@@ -75,7 +77,18 @@ impl FakeLogins {
         self.0.lock().handshakes
     }
 
+    /// The ids of all handshakes, gets, puts and actions so far, in their order.
+    pub fn request_ids(&self) -> Vec<String> {
+        self.0.lock().request_ids.clone()
+    }
+
+    fn note_id(&self, metadata: &MetadataMap) {
+        let id = metadata.get("x-request-id").map_or("none", |id| id.to_str().unwrap());
+        self.0.lock().request_ids.push(id.into());
+    }
+
     fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        self.note_id(metadata);
         let Some(accepted) = self.0.lock().accepted.clone() else { return Ok(()) };
         match metadata.get("authorization").map(|value| value.to_str()) {
             Some(Ok(value)) if value == format!("Bearer {accepted}") => Ok(()),
@@ -85,6 +98,7 @@ impl FakeLogins {
 
     /// The token of a new session; none if no login is demanded.
     fn log_in(&self, metadata: &MetadataMap) -> Result<Option<String>, Status> {
+        self.note_id(metadata);
         let mut state = self.0.lock();
         state.handshakes += 1;
         let Some((password, session_s)) = state.password.clone() else { return Ok(None) };

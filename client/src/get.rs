@@ -138,9 +138,9 @@ impl FetchStream {
             return None;
         }
         let rows = self.rows;
-        Some(Err(Error::data_loss(format!(
+        Some(Err(self.context.client.name(Error::data_loss(format!(
             "the endpoints sent {rows} rows, but the FlightInfo says {expected}: fetch again, and report it if it happens again"
-        ))))
+        )))))
     }
 }
 
@@ -246,8 +246,9 @@ impl Client {
     /// # Errors
     /// Those of [`Client::info`] and [`Client::fetch`].
     pub async fn get(&self, name: &TableName, options: &Options, fetch: FetchOptions) -> Result<FetchStream> {
-        let info = self.info(name, options).await?;
-        self.fetch(info, fetch)
+        let client = self.for_call();
+        let info = client.info(name, options).await?;
+        client.fetch(info, fetch)
     }
 
     /// Fetches the endpoints of a FlightInfo in parallel. The stream yields batches, each with its endpoint: in the order
@@ -276,7 +277,7 @@ impl Client {
     /// other transports. The stream's: UNAVAILABLE: no location of an endpoint answers. NOT_FOUND: a ticket has expired, or the
     /// table may not be read any more. ABORTED: it has expired and cannot be replaced. DATA_LOSS: rows are missing.
     pub fn fetch(&self, info: FlightInfo, options: FetchOptions) -> Result<FetchStream> {
-        FetchStream::new(self.clone(), info, options)
+        FetchStream::new(self.for_call(), info, options)
     }
 
     /// All batches of a table: [`Client::get`], collected. For tables that fit in memory.
@@ -295,7 +296,8 @@ impl Client {
     /// # Errors
     /// The member's; UNAVAILABLE if it is unreachable.
     pub async fn open(&self, ticket: Ticket) -> Result<BatchStream> {
-        self.authenticated(|| BatchStream::open(self.own_channel(), ticket.clone())).await
+        let client = self.for_call();
+        client.named(client.authenticated(|| BatchStream::open(client.own_channel(), ticket.clone())).await)
     }
 
     /// [`Client::open`], collected.

@@ -30,6 +30,7 @@
 //! | `sql` | statements of SQL |
 //! | [`address`] | addresses of members and locations of endpoints |
 //! | [`request`] | encodes options as descriptors and headers |
+//! | `request_id` | the id of a call, for the members' logs and the call's error |
 //! | [`login`] | who the client's user is, how it proves that, and over which connections |
 //! | `session` | the credential that all calls carry, and its renewal |
 //! | `token_file` | reads the token of a file |
@@ -46,6 +47,7 @@ use tonic::transport::Channel;
 use volley_common::net::ConnectionPool;
 
 use address::EndpointLocation;
+use request_id::RequestId;
 use session::LoginSession;
 
 pub use builder::ClientBuilder;
@@ -71,6 +73,7 @@ mod parallel_put;
 mod pushback;
 pub mod put;
 pub mod request;
+mod request_id;
 mod scatter;
 mod session;
 mod sql;
@@ -99,6 +102,8 @@ pub struct Client {
     allow_plaintext_login: bool,
     /// The tasks of parallel puts.
     writes: TaskTracker,
+    /// Of a client for one call: the call's id.
+    request_id: Option<RequestId>,
 }
 
 fn uri_of(address: &str, is_tls: bool) -> String {
@@ -136,7 +141,7 @@ impl Client {
 
     /// The original connection.
     fn own_channel(&self) -> ClientChannel {
-        ClientChannel::new(self.channel.clone(), self.session.clone())
+        ClientChannel::new(self.channel.clone(), self.session.clone(), self.request_id.clone())
     }
 
     /// The client at one of its addresses, and only there.
@@ -199,7 +204,7 @@ impl Client {
                 self.pool_of(location).channel(address)?
             }
         };
-        Ok(ClientChannel::new(channel, self.session.clone()))
+        Ok(ClientChannel::new(channel, self.session.clone(), self.request_id.clone()))
     }
 
     /// Whether a location may be used: one without TLS neither if this client connected by TLS, nor if the credential would

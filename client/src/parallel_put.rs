@@ -110,7 +110,7 @@ impl Client {
         let cancelled = CancellationToken::new();
         let guard = cancelled.clone().drop_guard();
         let write = ParallelWrite {
-            client: self.clone(),
+            client: self.for_call(),
             name: name.clone(),
             options: options.clone(),
             schema,

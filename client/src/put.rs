@@ -95,7 +95,8 @@ impl Client {
         schema: SchemaRef,
         batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
     ) -> Result<PutOutcome> {
-        self.at(&self.answering_address().await)?.put_here(name, options, schema, batches).await
+        let client = self.for_call();
+        client.at(&client.answering_address().await)?.put_here(name, options, schema, batches).await
     }
 
     /// The put, at the member that this client is connected to.
@@ -110,7 +111,7 @@ impl Client {
         let outcome = tokio::select! {
             biased;
             outcome = put_stream(self, descriptor, headers, schema, batches) => outcome?,
-            _ = self.own_pool().silence(&self.address) => return Err(failure::silent(&self.uri())),
+            _ = self.own_pool().silence(&self.address) => return Err(self.name(failure::silent(&self.uri()))),
         };
         outcome_of(name, outcome)
     }
@@ -145,8 +146,9 @@ async fn put_stream(
     let outcome = call(client, headers, messages).await;
     drop(encoder);
     match source_error.lock().take() {
+        // Of the source, not of the call.
         Some(error) => Err(error),
-        None => outcome,
+        None => client.named(outcome),
     }
 }
 

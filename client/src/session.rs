@@ -13,10 +13,10 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use futures::stream;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 use serde_json::Value;
-use tonic::metadata::{Ascii, MetadataValue};
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 use volley_common::grpc::NOW_HEADER;
@@ -26,6 +26,7 @@ use volley_common::{Code, Error, Result, clock};
 use super::failure;
 use super::login::{ClientLogin, LoginCredentials, bearer};
 use super::pushback::Pushback;
+use super::request_id::RequestId;
 use super::token_file::read_token;
 
 /// Before a call, a session that ends sooner is renewed.
@@ -198,10 +199,10 @@ impl LoginSession {
 
     /// Exchanges a password for a session token. While members are busy, or have no user yet, this waits.
     async fn log_in(&self, user: &str, password: &Secret, number: u64) -> Result<SessionCredential> {
-        let mut pushback = Pushback::default();
+        let (mut pushback, id) = (Pushback::default(), RequestId::new());
         loop {
-            let error = match self.log_in_once(user, password, number).await {
-                Err(error) => error,
+            let error = match self.log_in_once(user, password, number, &id).await {
+                Err(error) => id.name(error),
                 logged_in => return logged_in,
             };
             match pushback.pause(&error) {
@@ -213,10 +214,16 @@ impl LoginSession {
     }
 
     /// The same, once at the first member that answers.
-    async fn log_in_once(&self, user: &str, password: &Secret, number: u64) -> Result<SessionCredential> {
+    async fn log_in_once(
+        &self,
+        user: &str,
+        password: &Secret,
+        number: u64,
+        id: &RequestId,
+    ) -> Result<SessionCredential> {
         let mut unanswered = None;
         for member in &self.members {
-            let answer = log_in_at(member, user, password, number).await;
+            let answer = log_in_at(member, user, password, number, id).await;
             match answer.map_err(|e| e.at(format!("login of {user:?} at {}", member.uri))) {
                 Err(error) if error.code == Code::Unavailable => unanswered = Some(error),
                 answer => return answer,
@@ -227,8 +234,17 @@ impl LoginSession {
 }
 
 /// Exchanges a password for a session token at one member.
-async fn log_in_at(member: &LoginMember, user: &str, password: &Secret, number: u64) -> Result<SessionCredential> {
+async fn log_in_at(
+    member: &LoginMember,
+    user: &str,
+    password: &Secret,
+    number: u64,
+    id: &RequestId,
+) -> Result<SessionCredential> {
+    let mut headers = HeaderMap::new();
+    id.add_to(&mut headers);
     let mut request = Request::new(stream::empty::<HandshakeRequest>());
+    *request.metadata_mut() = MetadataMap::from_headers(headers);
     request.metadata_mut().insert(AUTHORIZATION, basic(user, password)?);
     let exchange = async {
         let mut flight = FlightServiceClient::new(member.channel.clone());

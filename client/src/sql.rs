@@ -44,7 +44,8 @@ impl Client {
     /// # Errors
     /// Those of [`Client::query_info`].
     pub async fn query(&self, sql: &str, options: FetchOptions) -> Result<FetchStream> {
-        self.fetch(self.query_info(sql).await?, options)
+        let client = self.for_call();
+        client.fetch(client.query_info(sql).await?, options)
     }
 
     /// Carries out a statement that changes tables, and waits until it has taken effect. Returns how many rows it has written, if

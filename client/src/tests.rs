@@ -16,6 +16,7 @@ use super::*;
 mod addresses;
 mod busy;
 mod parallel;
+mod request_ids;
 mod tickets;
 
 const REUSE: &str = "arrow-flight-reuse-connection://?";

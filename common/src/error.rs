@@ -3,6 +3,7 @@
 //! The code that detects an error chooses the gRPC code and names the table, part, node or field. Both reach the client
 //! unchanged. The codes in use are those of the constructors; the conversions below are the only mapping to and from gRPC.
 
+use std::borrow::Cow;
 use std::fmt;
 
 pub use tonic::Code;
@@ -22,7 +23,12 @@ pub struct Error {
     pub message: String,
     /// If waiting helps: after how many milliseconds the client should repeat the call.
     pub retry_after_ms: Option<u64>,
+    /// How the client named the call that failed: by this id the members' logs and audit logs have it. It is not sent back.
+    pub request_id: Option<Box<str>>,
 }
+
+/// The longest text of an error of a call, its id included; bytes.
+const MAX_CALL_TEXT: usize = 2048;
 
 /// The metadata key by which a server that is busy tells a client when to repeat a call, in milliseconds (gRPC A6,
 /// "pushback").
@@ -34,7 +40,7 @@ macro_rules! constructors {
     ($($(#[$doc:meta])* $name:ident => $code:ident,)*) => {
         $($(#[$doc])*
         pub fn $name(message: impl Into<String>) -> Self {
-            Error { code: Code::$code, message: message.into(), retry_after_ms: None }
+            Error { code: Code::$code, message: message.into(), retry_after_ms: None, request_id: None }
         })*
     };
 }
@@ -82,12 +88,36 @@ impl Error {
         self.retry_after_ms = Some(ms);
         self
     }
+
+    /// The same error, of the call that the client named so. The name of an inner call stays.
+    pub fn of_request(mut self, id: &str) -> Self {
+        self.request_id.get_or_insert_with(|| id.into());
+        self
+    }
 }
 
+/// The message. That of a client's call ends with the call's id, and has at most 2 KiB: its beginning, and its end, where the
+/// remedy is.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        let Some(id) = &self.request_id else { return f.write_str(&self.message) };
+        let suffix = format!(" (request {id})");
+        f.write_str(&shortened(&self.message, MAX_CALL_TEXT.saturating_sub(suffix.len())))?;
+        f.write_str(&suffix)
     }
+}
+
+/// A text of at most `max` bytes: the middle of a longer one is left out.
+fn shortened(text: &str, max: usize) -> Cow<'_, str> {
+    const LEFT_OUT: &str = " … ";
+    if text.len() <= max {
+        return text.into();
+    }
+    let room = max.saturating_sub(LEFT_OUT.len());
+    let is_boundary = |at: &usize| text.is_char_boundary(*at);
+    let head = (0..=room / 2).rev().find(is_boundary).unwrap_or(0);
+    let tail = (text.len() - room / 2..=text.len()).find(is_boundary).unwrap_or(text.len());
+    format!("{}{LEFT_OUT}{}", &text[..head], &text[tail..]).into()
 }
 
 impl std::error::Error for Error {}
@@ -121,7 +151,8 @@ impl From<Status> for Error {
             (None, text) => text.to_string(),
         };
         let retry_after = status.metadata().get(RETRY_PUSHBACK).and_then(|value| value.to_str().ok());
-        Error { code, message, retry_after_ms: retry_after.and_then(|value| value.parse().ok()) }
+        let retry_after_ms = retry_after.and_then(|value| value.parse().ok());
+        Error { code, message, retry_after_ms, request_id: None }
     }
 }
 
@@ -146,5 +177,24 @@ pub(crate) fn is_protocol_violation(error: &(dyn std::error::Error + 'static)) -
 impl From<tonic::transport::Error> for Error {
     fn from(error: tonic::transport::Error) -> Self {
         Error::unavailable(transport_cause(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_a_call_ends_with_its_id_and_is_bounded() {
+        assert_eq!(Error::invalid("no").to_string(), "no");
+        let named = Error::invalid("no").of_request("00ab").of_request("other");
+        assert_eq!(named.to_string(), "no (request 00ab)");
+        for text in ["x".repeat(5000), "ä".repeat(5000), "漢".repeat(700)] {
+            let long = Error::invalid(format!("first {text} remedy")).of_request("00ab").to_string();
+            assert!(long.len() <= MAX_CALL_TEXT && long.len() > MAX_CALL_TEXT - 8, "{}", long.len());
+            assert!(long.starts_with("first ") && long.ends_with(" remedy (request 00ab)"), "{long}");
+        }
+        let whole = "x".repeat(MAX_CALL_TEXT - " (request 00ab)".len());
+        assert_eq!(Error::invalid(&whole).of_request("00ab").to_string(), format!("{whole} (request 00ab)"));
     }
 }

@@ -1,4 +1,4 @@
-//! Ids of nodes and parts: random, so that they need no coordination.
+//! Ids of nodes, parts and calls: random, so that they need no coordination.
 
 use std::fmt;
 use std::str::FromStr;
@@ -83,6 +83,11 @@ impl FromStr for PartId {
             _ => Err(format!("{text:?} is not a part id: 32 hexadecimal digits")),
         }
     }
+}
+
+/// A name for a call of a client: 16 random hexadecimal digits.
+pub fn new_request_id() -> String {
+    format!("{:016x}", rand::random::<u64>())
 }
 
 impl From<PartId> for catalog::PartId {

@@ -57,6 +57,11 @@ impl AssertedCaller {
         self
     }
 
+    /// How the client names its call.
+    pub fn request_id(&self) -> Option<&str> {
+        self.request_id.as_ref()?.to_str().ok()
+    }
+
     /// Adds the assertion and the client's name for its call to the headers of a call of `path`. Before the node's first session
     /// there is no key and no assertion.
     pub fn assert_in(&self, headers: &mut HeaderMap, path: &str) {

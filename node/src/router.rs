@@ -24,7 +24,9 @@ use volley_common::http2::{
 use volley_common::identity::{Access, is_public};
 use volley_common::listen::host_port;
 use volley_common::net::ConnectionPool;
+use volley_common::options::fields::cut;
 use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
+use volley_common::server::audit::request_id;
 use volley_common::{Error, NodeId, Result};
 
 use crate::callers::CallerIdentifier;
@@ -198,7 +200,7 @@ async fn forward_put(
         }
         Err(None) => read_only,
     };
-    tracing::info!(%error, "a put was refused");
+    tracing::info!(request_id = request_id(&head.headers).map(cut), %error, "a put was refused");
     Err(error)
 }
 

@@ -14,5 +14,5 @@ pub fn exception(py: Python<'_>, error: &Error) -> PyErr {
 
 fn exception_of<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>> {
     let make = py.import("volley._errors")?.getattr("from_code")?;
-    make.call1((error.code as i32, error.message.as_str(), error.retry_after_ms))
+    make.call1((error.code as i32, error.to_string(), error.retry_after_ms, error.request_id.as_deref()))
 }

@@ -10,6 +10,8 @@ class Error(Exception):
     code: str = "UNKNOWN"
     #: After how many seconds a repetition may succeed; None: waiting does not help.
     retry_after: float | None = None
+    #: The id of the call, by which the cluster's logs have it; the text ends with it. None: no call was made.
+    request_id: str | None = None
 
     def __str__(self) -> str:
         # KeyError would show the text in quotes.
@@ -103,7 +105,7 @@ _OTHER_COLUMNS = (
 )
 
 
-def from_code(code: int, message: str, retry_after_ms: int | None) -> Error:
+def from_code(code: int, message: str, retry_after_ms: int | None, request_id: str | None = None) -> Error:
     """The exception for an error of the native client, which calls this."""
     name, kind = _CODES[code] if 0 <= code < len(_CODES) else _CODES[2]
     if kind is InvalidArgument and any(text in message for text in _OTHER_COLUMNS):
@@ -111,4 +113,5 @@ def from_code(code: int, message: str, retry_after_ms: int | None) -> Error:
     error = kind(message)
     error.code = name
     error.retry_after = None if retry_after_ms is None else retry_after_ms / 1000
+    error.request_id = request_id
     return error

@@ -130,6 +130,7 @@ def test_errors_are_of_kinds_that_programs_catch(db, table):
         db.get("no/such/table")
     assert isinstance(missing.value, volley.TableNotFound) and missing.value.code == "NOT_FOUND"
     assert str(missing.value) and not str(missing.value).startswith("'")
+    assert len(missing.value.request_id) == 16 and str(missing.value).endswith(f" (request {missing.value.request_id})")
     for wrong in (lambda: db.get(table, columns=["nothing"]), lambda: db.put(table, TABLE, mode="replcae")):
         with pytest.raises(ValueError):
             wrong()

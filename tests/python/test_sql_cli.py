@@ -134,7 +134,7 @@ class Prompt:
 
     def __init__(self, address, states):
         self.master, slave = pty.openpty()
-        variables = environment() | {"TERM": "xterm", "XDG_STATE_HOME": str(states)}
+        variables = environment() | {"TERM": "xterm", "NO_COLOR": "1", "XDG_STATE_HOME": str(states)}
         command = [BIN / "volley", "--cluster", address, "sql"]
         self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=variables)
         os.close(slave)

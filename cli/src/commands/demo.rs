@@ -15,7 +15,8 @@ use volley_common::{Error, Result, TableName};
 
 use super::dev::DevCluster;
 use crate::args::{DemoArgs, DevArgs};
-use crate::output::{count, line, plural, size};
+use crate::colours::Tone;
+use crate::output::{count, exact_line, line, plural, size};
 use crate::threads;
 use checksum::{Checksum, RowChecksum};
 
@@ -32,13 +33,18 @@ const BATCH_ROWS: usize = 8192;
 /// DATA_LOSS if a check fails.
 pub async fn run(demo: &DemoArgs) -> Result<()> {
     let started = Instant::now();
+    explain(
+        "A cluster in this process",
+        "The coordinator keeps the catalog: which tables there are, and which node has which part of them. Nodes store parts and send them to clients.",
+    )?;
     let dev = DevArgs { nodes: NODES, coordinators: 1, port: 0, data_dir: None, tls: false };
     let mut cluster = DevCluster::start(&dev).await?;
     step(started, format!("cluster of 1 coordinator and {NODES} nodes at {}", cluster.address))?;
     let result = steps(demo, &mut cluster).await;
     let address = cluster.address.clone();
     if result.is_ok() {
-        line(format!("\nAll checks passed in {:.1} s.", started.elapsed().as_secs_f64()))?;
+        let seconds = format!("All checks passed in {:.1} s.", started.elapsed().as_secs_f64());
+        exact_line(format!("\n{}", Tone::Good.out(&seconds)))?;
         line(next_steps(&address, demo.keep))?;
         if demo.keep {
             cluster.wait().await?;
@@ -51,9 +57,21 @@ pub async fn run(demo: &DemoArgs) -> Result<()> {
 async fn steps(demo: &DemoArgs, cluster: &mut DevCluster) -> Result<()> {
     let client = Client::connect(&cluster.address).await?;
     let name: TableName = "lineitem".parse()?;
+    explain(
+        "A put",
+        "One call with a stream of Arrow batches makes a version of a table. Rows go to shards by the hash of their key, each shard to several nodes; all become visible at once, or none.",
+    )?;
     let source = put(&client, &name, demo.scale).await?;
+    explain(
+        "A get",
+        "GetFlightInfo answers with endpoints: a ticket for each part, and the nodes that have it. The client reads them in parallel, straight from the nodes, which send their files as they are.",
+    )?;
     let nodes = fetch(&client, &name, &source, "fetched").await?;
 
+    explain(
+        "A node stops",
+        "Every part has copies on other nodes, which the endpoints name too: the client continues there, and no row is missing or sent twice.",
+    )?;
     let stopped = nodes.into_iter().next().ok_or_else(|| Error::internal("no node sent rows"))?;
     let started = Instant::now();
     cluster.stop_node(&stopped).await?;
@@ -149,6 +167,11 @@ fn check(what: &str, got: u64, expected: u64) -> Result<()> {
     Err(Error::data_loss(format!("{what} differ: the source has {expected}, the cluster returned {got}")))
 }
 
+/// What the next step shows.
+fn explain(title: &str, text: &str) -> Result<()> {
+    exact_line(format!("\n{}\n{}", Tone::Title.out(title), Tone::Aside.out(text)))
+}
+
 fn step(started: Instant, text: String) -> Result<()> {
     line(format!("{:6.2} s {text}", started.elapsed().as_secs_f64()))
 }
@@ -162,10 +185,10 @@ fn rate(started: Instant, bytes: u64) -> String {
 fn next_steps(address: &str, kept: bool) -> String {
     // The address of a cluster that has ended would be of no use.
     let (first, address) = if kept {
-        ("The cluster keeps running until Ctrl-C. In Python (pip install pyarrow):", address)
+        ("Next: the cluster keeps running until Ctrl-C. In another terminal:", address)
     } else {
         (
-            "Next: `volley demo --keep` leaves the cluster running and prints its address. With that as ADDRESS, in Python (pip install pyarrow):",
+            "Next: `volley demo --keep` leaves the cluster running and prints its address. With that as ADDRESS, in another terminal:",
             "ADDRESS",
         )
     };
@@ -173,11 +196,20 @@ fn next_steps(address: &str, kept: bool) -> String {
         r#"
 {first}
 
+    volley ls --cluster {address}
+    volley info lineitem --cluster {address}
+    volley sql "SELECT l_shipmode, count(*) AS n FROM lineitem GROUP BY l_shipmode" --cluster {address}
+    volley get lineitem --limit 1000 -o lineitem.parquet --cluster {address}
+
+or in Python (pip install pyarrow):
+
     import pyarrow.flight as flight
     client = flight.connect("{address}")
     info = client.get_flight_info(flight.FlightDescriptor.for_path("lineitem"))
     print(info.total_records, "rows at", [e.locations for e in info.endpoints])
-    table = client.do_get(flight.Ticket(b'{{"table": "lineitem", "columns": ["l_orderkey", "l_comment"], "limit": 1000}}')).read_all()"#
+    table = client.do_get(flight.Ticket(b'{{"table": "lineitem", "columns": ["l_orderkey", "l_comment"], "limit": 1000}}')).read_all()
+
+`volley dev --data-dir DIR` is a cluster that keeps its tables; the README has the way to one on several machines."#
     )
 }
 

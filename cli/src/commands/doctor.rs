@@ -10,11 +10,13 @@ use std::time::{Duration, UNIX_EPOCH};
 use futures::{future, stream};
 use serde_json::{Value, json};
 use volley_client::Client;
+use volley_common::escape::escape_lines;
 use volley_common::grpc::NOW_HEADER;
 use volley_common::{Code, Error, Result, clock};
 
 use self::clock_offset::ClockOffset;
 use self::exposure::exposure_warnings;
+use crate::colours::Tone;
 use crate::output;
 
 /// Timeout of a connection and its calls.
@@ -47,14 +49,15 @@ impl Finding {
         Finding { problems, ..Finding::new(subject, address, None) }
     }
 
+    /// The line for people, escaped.
     fn line(&self) -> String {
         let verdict = match &self.warning {
-            _ if !self.problems.is_empty() => self.problems.join("; "),
-            Some(warning) => format!("warning: {warning}"),
-            None => "ok".into(),
+            _ if !self.problems.is_empty() => Tone::Bad.out(&escape_lines(&self.problems.join("; "))),
+            Some(warning) => format!("{} {}", Tone::Warning.out("warning:"), escape_lines(warning)),
+            None => Tone::Good.out("ok"),
         };
         let clock = self.clock.map_or_else(String::new, |clock| format!("  {clock}"));
-        format!("{}  {}{clock}  {verdict}", self.subject, self.address)
+        format!("{}  {}{clock}  {verdict}", escape_lines(&self.subject), escape_lines(&self.address))
     }
 }
 
@@ -119,11 +122,12 @@ fn show(findings: &[Finding], direct: bool, json: bool) -> Result<ExitCode> {
         };
         output::json(&json!({ "well": !has_problem, "found": findings.iter().map(one).collect::<Vec<_>>() }))?;
     } else {
-        findings.iter().try_for_each(|finding| output::line(finding.line()))?;
-        output::line(match (has_problem, direct) {
-            (true, _) => "problems were found",
-            (false, true) => "everything is ok: clients on this machine fetch from every node",
-            (false, false) => "everything is ok: clients on this machine fetch through the coordinator",
+        findings.iter().try_for_each(|finding| output::exact_line(finding.line()))?;
+        let ok = Tone::Good.out("everything is ok");
+        output::exact_line(match (has_problem, direct) {
+            (true, _) => Tone::Bad.out("problems were found"),
+            (false, true) => format!("{ok}: clients on this machine fetch from every node"),
+            (false, false) => format!("{ok}: clients on this machine fetch through the coordinator"),
         })?;
     }
     Ok(if has_problem { ExitCode::from(EXIT_PROBLEM) } else { ExitCode::SUCCESS })

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use volley_common::escape::escape_lines;
 use volley_common::listen::split_host_port;
 use volley_common::net::Connector;
 use volley_common::tls::ClientTls;
@@ -15,6 +16,7 @@ use volley_common::tls::client::ClientConnector;
 use volley_common::tls::server::HttpVersions;
 use volley_common::{Error, Result};
 
+use crate::colours::Tone;
 use crate::output;
 
 /// The servers' own setting of their HTTP port.
@@ -43,7 +45,10 @@ pub async fn run(http: Option<&str>, tls: &ClientTls) -> Result<()> {
         let (address, scheme) = (connect_address(listen)?, if is_tls { "https" } else { "http" });
         let connector = connector(is_tls, tls)?;
         match tokio::time::timeout(TIMEOUT, get_readyz(&connector, &address)).await {
-            Ok(Ok((200, text))) => return output::line(format!("{address} is ready: {}", text.trim())),
+            Ok(Ok((200, text))) => {
+                let (ready, text) = (Tone::Good.out("ready"), escape_lines(text.trim()));
+                return output::exact_line(format!("{} is {ready}: {text}", escape_lines(&address)));
+            }
             Ok(Ok((_, text))) => return Err(Error::unavailable(format!("{address} is not ready: {}", text.trim()))),
             Ok(Err(error)) => errors.push(format!("no answer from {scheme}://{address}/readyz: {error}")),
             Err(_) => errors.push(format!("no answer from {scheme}://{address}/readyz within {TIMEOUT:?}")),

@@ -65,9 +65,11 @@ pub fn volley(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_volley"));
     command.args(args);
     // The developer's own cluster and login.
-    for variable in ["CLUSTER", "USER", "PASSWORD", "TOKEN", "TOKEN_FILE", "PLAINTEXT_LOGIN"] {
+    for variable in ["CLUSTER", "CONTEXT", "USER", "PASSWORD", "TOKEN", "TOKEN_FILE", "PLAINTEXT_LOGIN"] {
         command.env_remove(format!("VOLLEY_{variable}"));
     }
+    // There are no contexts.
+    command.env("XDG_CONFIG_HOME", "/nonexistent/volley-tests");
     command
 }
 

@@ -47,7 +47,7 @@ pub(super) async fn run_endpoint(context: Arc<FetchContext>, endpoint: FetchEndp
     let reader = EndpointTask { context: &context, endpoint, window: &window, delivered: 0 };
     let outcome = match reader.read().await {
         Ok(()) => Ok(()),
-        Err(ReadStopped::Failed(error)) => Err(error),
+        Err(ReadStopped::Failed(error)) => Err(context.client.name(error)),
         Err(ReadStopped::ReceiverDropped) => return,
     };
     window.end(outcome).await;

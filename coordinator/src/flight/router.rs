@@ -32,6 +32,7 @@ use volley_common::options::{
 };
 use volley_common::proxy::{Repeatable, ReplayableBody};
 use volley_common::refusal_log::RefusalLog;
+use volley_common::server::audit::request_id;
 use volley_common::server::serve::TonicService;
 use volley_common::ticket::MAX_TICKET;
 use volley_common::wire::cluster;
@@ -146,7 +147,7 @@ impl CoordinatorRouter {
         let (mut head, body) = request.into_parts();
         let call = match self.callers.identify(&head, if is_flight { method } else { "" }).await {
             Ok(call) => call,
-            Err(error) => return refused(method, error),
+            Err(error) => return refused(method, request_id(&head.headers), error),
         };
         // Options begin with the same prefix.
         head.headers.remove(ASSERTION_HEADER);
@@ -176,16 +177,17 @@ impl CoordinatorRouter {
         mut request: Request<Incoming>,
         call: &CallContext,
     ) -> RouterReply {
+        let id = call.request_id().and_then(|id| id.to_str().ok());
         match self.received_by(request.headers()) {
             Ok(listener) => {
                 let client_tls = is_client_tls(request.extensions(), request.headers());
                 request.extensions_mut().insert(ReceivedBy { listener, client_tls });
             }
-            Err(error) => return refused(method, error),
+            Err(error) => return refused(method, id, error),
         }
         // Also of a call that lists no addresses: a misspelt name must not pass unnoticed.
         if let Err(error) = client_listener(&self.listeners, request.extensions(), request.headers()) {
-            return refused(method, error);
+            return refused(method, id, error);
         }
         let reply = match method {
             "GetFlightInfo" => self.get_flight_info(request, call).await,
@@ -205,11 +207,11 @@ impl CoordinatorRouter {
         self.record(method, call, &reply, error.as_ref());
         match (reply, error) {
             (Ok(reply), Some(error)) => {
-                log_failed(method, &error);
+                log_failed(method, id, &error);
                 reply
             }
             (Ok(reply), None) => reply,
-            (Err(error), _) => refused(method, error),
+            (Err(error), _) => refused(method, id, error),
         }
     }
 
@@ -353,20 +355,21 @@ impl CoordinatorRouter {
 }
 
 /// The reply to a call that failed here.
-fn refused(method: &str, error: Error) -> RouterReply {
-    log_failed(method, &error);
+fn refused(method: &str, request_id: Option<&str>, error: Error) -> RouterReply {
+    log_failed(method, request_id, &error);
     grpc_error(error)
 }
 
 /// Logs a failed call. Of callers without identity, one line a second says how many there were.
-fn log_failed(method: &str, error: &Error) {
+fn log_failed(method: &str, request_id: Option<&str>, error: &Error) {
     static UNIDENTIFIED: RefusalLog = RefusalLog::new();
     let unlogged = match error.code {
         Code::Unauthenticated => UNIDENTIFIED.count(clock::now_ms()),
         _ => Some(0),
     };
     let Some(unlogged) = unlogged else { return };
-    tracing::info!(method = cut(method), code = ?error.code, error = error.message, unlogged, "call failed");
+    let (method, request_id) = (cut(method), request_id.map(cut));
+    tracing::info!(method, code = ?error.code, request_id, error = error.message, unlogged, "call failed");
 }
 
 /// Counts a call. Unknown methods share one label, so that clients cannot create new metric series.

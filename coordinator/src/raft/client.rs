@@ -304,7 +304,8 @@ fn error_of(status: Status) -> Error {
 fn catalog_reply(reply: Reply) -> Result<reply::Reply> {
     match reply.reply {
         Some(reply::Reply::Refusal(refusal)) => {
-            Err(Error { code: Code::from_i32(refusal.code), message: refusal.message, retry_after_ms: None })
+            let code = Code::from_i32(refusal.code);
+            Err(Error { code, message: refusal.message, retry_after_ms: None, request_id: None })
         }
         Some(reply) => Ok(reply),
         None => Err(Error::internal("the catalog returned an empty reply")),

@@ -43,7 +43,7 @@ use volley_common::fairness::CallerKey;
 use volley_common::http2::{CompleteBody, DecompressedBody, ReplyBody, decompressed, grpc_error, grpc_frames};
 use volley_common::identity::{ASSERTION_HEADER, Access};
 use volley_common::ipc::flight_encoder::FlightFrame;
-use volley_common::options::{TableRequest, TicketRequest, decompress_header};
+use volley_common::options::{TableRequest, TicketRequest, decompress_header, fields::cut};
 use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
 use volley_common::ticket::MAX_TICKET;
 use volley_common::tls::Caller;
@@ -64,7 +64,7 @@ const FRAME_BYTES: usize = 1 << 20;
 pub async fn serve_get(context: Arc<GetContext>, request: http::Request<Incoming>) -> http::Response<ReplyBody> {
     match read_request(request).await {
         Ok((head, ticket)) => serve_ticket(context, head, &ticket).await,
-        Err(error) => refused(error),
+        Err(error) => refused(error, None),
     }
 }
 
@@ -73,13 +73,13 @@ pub async fn serve_ticket(context: Arc<GetContext>, head: Parts, ticket: &[u8]) 
     metrics::counter!("volley_get_streams_total").increment(1);
     match open_ticket(context, &head, ticket).await {
         Ok(reader) => grpc_frames(reader.frames(FRAME_BYTES)),
-        Err(error) => refused(error),
+        Err(error) => refused(error, request_id(&head.headers)),
     }
 }
 
-/// The reply to a get that is refused.
-pub fn refused(error: Error) -> http::Response<ReplyBody> {
-    tracing::info!(code = ?error.code, %error, "a get was refused");
+/// The reply to a get that is refused. `request_id`: how the client names it, if it could be read.
+pub fn refused(error: Error, request_id: Option<&str>) -> http::Response<ReplyBody> {
+    tracing::info!(code = ?error.code, request_id = request_id.map(cut), %error, "a get was refused");
     grpc_error(error)
 }
 

@@ -224,8 +224,8 @@ impl WriteExecution {
     }
 
     fn log_failure(&self, cause: &Error) {
-        let PlannedWrite { table, write_id, .. } = &self.write;
-        tracing::warn!(write = write_id, %table, code = ?cause.code, error = %cause, "a put failed");
+        let PlannedWrite { table, write_id, request_id, .. } = &self.write;
+        tracing::warn!(write = write_id, %table, code = ?cause.code, request_id, error = %cause, "a put failed");
     }
 
     async fn remove(&self, ids: Vec<PartId>) {

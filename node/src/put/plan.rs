@@ -39,6 +39,8 @@ pub struct PlannedWrite {
     pub(super) schema: SchemaRef,
     /// The client named a number of shards: a small table is distributed over all of them, too.
     spreads: bool,
+    /// How the client names the put.
+    pub(super) request_id: Option<String>,
 }
 
 /// The first block of each shard, bytes, if the client named a number of shards. Less than a message: then a table of a
@@ -92,7 +94,8 @@ pub async fn begin(
     let only_first =
         !transaction.is_empty() && matches!(options.mode.unwrap_or_default(), Mode::Create | Mode::Replace);
     let planned = PlannedWrite::new(context, plan, name, schema, attempt, stream);
-    Ok(PutPlan::Write(PlannedWrite { spreads, only_first, ..planned }))
+    let request_id = caller.request_id().map(String::from);
+    Ok(PutPlan::Write(PlannedWrite { spreads, only_first, request_id, ..planned }))
 }
 
 /// Checks that a write that was planned belongs to the transaction that was requested, if any.
@@ -187,7 +190,8 @@ impl PlannedWrite {
     ) -> Self {
         let write_id = plan.write.as_ref().map(|write| write.id.clone()).unwrap_or_default();
         let plan = Arc::new(plan);
-        PlannedWrite { context, plan, table, write_id, attempt, stream, schema, only_first: false, spreads: false }
+        let (only_first, spreads, request_id) = (false, false, None);
+        PlannedWrite { context, plan, table, write_id, attempt, stream, schema, only_first, spreads, request_id }
     }
 
     /// How its parts are written.

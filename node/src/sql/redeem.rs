@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use volley_common::http2::{ReplyBody, grpc_frames};
 use volley_common::ipc::flight_encoder::FlightFrame;
 use volley_common::options::sql::{SQL_HEADER, SqlContent, sql_of_ticket};
+use volley_common::server::audit::request_id;
 use volley_common::ticket::SQL_MAGIC;
 use volley_common::wire::cluster::{Query, Ticket};
 use volley_common::{Error, Result, clock};
@@ -38,7 +39,7 @@ const OPERATION: &str = "DoGet";
 pub async fn serve_get(context: Arc<SqlContext>, request: http::Request<Incoming>) -> Response<ReplyBody> {
     let (head, ticket) = match get::read_request(request).await {
         Ok(read) => read,
-        Err(error) => return get::refused(error),
+        Err(error) => return get::refused(error, None),
     };
     let is_sql = sql_of_ticket(&ticket, &head.headers) == Some(SqlContent::Query);
     if !is_sql && !ticket.starts_with(SQL_MAGIC) {
@@ -59,7 +60,7 @@ pub async fn serve_get(context: Arc<SqlContext>, request: http::Request<Incoming
     };
     match served {
         Ok(frames) => grpc_frames(frames),
-        Err(error) => get::refused(error),
+        Err(error) => get::refused(error, request_id(&head.headers)),
     }
 }
 

@@ -17,6 +17,7 @@ use super::rows_output::RowsOutput;
 use super::script::{SqlScript, update_keyword};
 use super::{StatementRunner, shortened};
 use crate::args::sql::SqlArgs;
+use crate::colours::Tone;
 use crate::output;
 
 const HELP: &str = "statements end with ; and may have several lines
@@ -93,7 +94,7 @@ pub async fn run(sql: &SqlArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
                 };
                 signals.check_terminated()?;
                 if let Err(error) = ended {
-                    eprintln!("error: {}", escape_invisible(&error.message));
+                    eprintln!("{} {}", Tone::Bad.err("error:"), escape_invisible(&error.to_string()));
                 }
             }
             TypedLine::Dropped => {}

@@ -153,6 +153,7 @@ impl WriteService {
                 code: Code::from_i32(abort.code),
                 message: format!("transaction {id} was rolled back: {}", abort.message),
                 retry_after_ms: None,
+                request_id: None,
             }),
             (None, _) => {
                 tracing::info!(transaction = id, commit, tables = tables.len(), "a transaction has ended");
