@@ -108,7 +108,7 @@ pub enum CliCommand {
     },
     #[command(flatten)]
     Tables(TableCommand),
-    /// Put random rows into a temporary table and get them, and show how fast that was. The table is dropped at the end.
+    /// Put random rows into temporary tables and get them, and show how fast that was. The tables are dropped at the end.
     Bench(BenchArgs),
     /// Show the state of the cluster, as `volley cluster status`.
     Status,
