@@ -22,7 +22,7 @@ const INTRODUCTION: &str = "\
 # Metrics
 
 What every member serves at `/metrics` of its HTTP port, for Prometheus. With users in the cluster a scraper needs the role `operator`, unless `public_metrics` is set ([security.md](security.md)). Alert rules and what to do
-about each are in [operations.md](operations.md#alerts), a dashboard for Grafana in `deploy/dashboards/`.
+about each are in [operations.md](operations.md#alerts), a dashboard for Grafana in `deploy/helm/volley/files/`.
 
 Counters (`_total`) begin with 0 at the start of a member; gauges are as of the scrape. Histograms have buckets from 100 µs to 52 s, each twice as wide as the one before: `NAME_bucket`, `NAME_sum` and `NAME_count`. A series
 appears when something is recorded for the first time: a counter that is missing is 0. Labels have few values, and none is a text of a client: names of tables appear only with `metrics_tables`, those of the largest ones.
