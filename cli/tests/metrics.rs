@@ -34,8 +34,8 @@ A test generates this page from the table in `common/src/telemetry/definitions/`
 fn page() -> String {
     let mut text = String::from(INTRODUCTION);
     for (title, metrics) in SECTIONS {
-        write!(text, "\n## {title}\n\n| name | type | unit | labels | of | meaning | when to worry |\n|---|---|---|---|---|---|---|\n")
-            .unwrap();
+        let head = "| name | type | unit | labels | of | meaning | when to worry |\n|---|---|---|---|---|---|---|";
+        writeln!(text, "\n## {title}\n\n{head}").unwrap();
         for metric in metrics {
             let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
             let owner = match metric.owner {

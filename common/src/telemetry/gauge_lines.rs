@@ -12,7 +12,7 @@ pub fn gauge_lines(name: &str, label: &str, values: impl IntoIterator<Item = (St
             && let Some(MetricDefinition { kind, meaning, .. }) = definitions::all().find(|metric| metric.name == name)
         {
             // A string takes all that is written.
-            let _ = write!(text, "# HELP {name} {meaning}\n# TYPE {name} {}\n", kind.name());
+            let _ = writeln!(text, "# HELP {name} {meaning}\n# TYPE {name} {}", kind.name());
         }
         let _ = writeln!(text, "{name}{{{label}=\"{}\"}} {value}", escape(&labelled));
     }
