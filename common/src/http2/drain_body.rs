@@ -33,6 +33,10 @@ pub(crate) async fn respond_until(
     };
     served.finish_headers(reply.headers_mut());
     timer.note_status(reply.headers());
+    if reply.status() != http::StatusCode::OK {
+        // It is no gRPC.
+        timer.note_end();
+    }
     let held = take_held(&mut reply);
     Ok(reply.map(|body| DrainBody::new(body, served, timer, end_streams, held)))
 }
