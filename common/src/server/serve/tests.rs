@@ -69,7 +69,8 @@ async fn call_is_counted_with_its_code_when_its_reply_ends() {
     let mut broken = client.list_actions(arrow_flight::Empty {}).await.unwrap().into_inner();
     while let Ok(Some(_)) = broken.message().await {}
     drop(broken);
-    let counted = |code: &str| format!("volley_requests_total{{port=\"flight\",method=\"ListActions\",code=\"{code}\"}}");
+    let counted =
+        |code: &str| format!("volley_requests_total{{port=\"flight\",method=\"ListActions\",code=\"{code}\"}}");
     let expected = ["NOT_FOUND", "DATA_LOSS"].map(counted);
     soon(async {
         loop {
