@@ -46,6 +46,16 @@ pub struct BudgetShare {
     amount: AtomicU64,
 }
 
+impl BudgetScope {
+    /// Its name in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            BudgetScope::All => "all",
+            BudgetScope::Owner => "principal",
+        }
+    }
+}
+
 impl BudgetLimits {
     /// `all`, of which one owner has half.
     pub fn halved(all: u64) -> Self {
@@ -67,6 +77,11 @@ impl FairBudget {
     ) -> Result<BudgetShare, BudgetScope> {
         self.0.lock().add(owner, amount, limits)?;
         Ok(BudgetShare { budget: self.clone(), owner: owner.cloned(), amount: AtomicU64::new(amount) })
+    }
+
+    /// What all owners together have taken.
+    pub fn taken(&self) -> u64 {
+        self.0.lock().all
     }
 
     /// Takes the first of these amounts that fits its limits. They are the classes of a share, widest first. Returns the index of

@@ -27,6 +27,7 @@
 //! | [`fair_budget`] | budgets of which one owner has a part at most |
 //! | [`listen`] | addresses of listeners: parsing, checks, how others reach them |
 //! | [`simple_types`] | types by their common names |
+//! | [`telemetry`] | metrics: their table, calls and latencies, the text for Prometheus |
 //! | [`suggestion`] | the known name that is probably meant by one that is not known |
 //! | [`unsent_bytes`] | how much of a stream was passed on to HTTP/2 and is not sent yet |
 //! | [`memory`], [`clock`] | settings of the allocator; the wall clock |
@@ -57,6 +58,7 @@ pub mod server;
 pub mod session_cookie;
 pub mod simple_types;
 pub mod suggestion;
+pub mod telemetry;
 pub mod ticket;
 pub mod tls;
 pub mod transaction_id;

@@ -25,6 +25,8 @@ const MIN_QUORUM_TIMEOUT: Duration = Duration::from_secs(2);
 /// The least `election_ms`: several heartbeats over the coordinators' disks and network must fit.
 const MIN_ELECTION_MS: u64 = 100;
 
+/// The most `metrics_tables`: each is two series in the scraper.
+const MAX_METRICS_TABLES: u32 = 1000;
 /// The least `lease_ms` and `write_id_retention_ms`: a renewal, or the repetition of a call, must arrive in time.
 const MIN_LEASE_MS: u64 = 1_000;
 
@@ -73,6 +75,8 @@ pub struct CoordinatorConfig {
     pub max_finished_writes_bytes: u64,
     /// The largest number of endpoints in a FlightInfo.
     pub max_endpoints: u32,
+    /// How many of the largest tables metrics name; 0: none.
+    pub metrics_tables: u32,
     /// What the catalog holds at most, and what one request may ask for.
     #[serde(flatten)]
     pub limits: CatalogLimits,
@@ -99,6 +103,7 @@ impl Default for CoordinatorConfig {
             max_finished_writes: 250_000,
             max_finished_writes_bytes: 64 << 20,
             max_endpoints: 1024,
+            metrics_tables: 0,
             limits: CatalogLimits::default(),
         }
     }
@@ -168,6 +173,9 @@ pub struct CoordinatorArgs {
     /// The largest number of endpoints in a FlightInfo.
     #[arg(long)]
     pub max_endpoints: Option<u32>,
+    /// How many of the largest tables metrics have with their names, rows and bytes, at most 1000; 0: none.
+    #[arg(long)]
+    pub metrics_tables: Option<u32>,
     /// A file with one line name:password, which becomes the first administrator while the cluster has no users.
     #[arg(long, value_name = "FILE")]
     pub bootstrap_admin_file: Option<PathBuf>,
@@ -236,6 +244,9 @@ impl CoordinatorConfig {
             if value < least {
                 return Err(Error::invalid(format!("{name} must be at least {least}")));
             }
+        }
+        if self.metrics_tables > MAX_METRICS_TABLES {
+            return Err(Error::invalid(format!("metrics_tables must be at most {MAX_METRICS_TABLES}")));
         }
         if self.retention_ms > MAX_RETENTION_S * 1000 {
             return Err(Error::invalid(format!("retention_ms must be at most {}", MAX_RETENTION_S * 1000)));

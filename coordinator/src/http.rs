@@ -11,6 +11,7 @@ use volley_common::identity::{Access, Secret};
 use volley_common::server::http::HttpStatus;
 use volley_common::server::http::identity::{HttpIdentity, HttpLogin};
 
+use crate::gauges;
 use crate::membership::NodeMembership;
 use crate::service::Services;
 
@@ -65,21 +66,10 @@ impl HttpStatus for CoordinatorHttpStatus {
         })
     }
 
-    fn update_gauges(&self) {
-        let Some((service, membership)) = self.0.get() else { return };
-        let set = |name: &'static str, value: usize| metrics::gauge!(name).set(value as f64);
-        let raft = &service.raft;
-        // Before the view: it is at least as new as the index.
-        let applied = *raft.watch_applied().borrow();
-        let catalog = raft.view();
-        set("volley_tables", catalog.tables().count());
-        set("volley_parts", catalog.part_count());
-        set("volley_nodes", catalog.nodes().count());
-        set("volley_nodes_alive", catalog.live_nodes().count());
-        set("volley_node_sessions", membership.session_count());
-        set("volley_is_leader", usize::from(raft.is_leader()));
-        set("volley_diverged_coordinators", raft.diverged().len());
-        set("volley_has_leader", usize::from(raft.leader().is_some()));
-        metrics::gauge!("volley_applied_index").set(applied as f64);
+    async fn update_gauges(&self) -> String {
+        let Some((service, membership)) = self.0.get().cloned() else { return String::new() };
+        gauges::update_repair(&service).await;
+        let updated = tokio::task::spawn_blocking(move || gauges::update(&service, &membership)).await;
+        updated.unwrap_or_default()
     }
 }

@@ -13,7 +13,7 @@
 //! | [`directory_updates`] | users, grants and signing keys, as each coordinator's catalog has them |
 //! | [`administrator_file`], [`admin_reset`] | administrators from files; the reset of one, for who has lost all |
 //! | [`client_listener`], [`catalog_scan`] | client listeners; long reads of the catalog |
-//! | [`http`] | health and metrics |
+//! | [`http`], `gauges` | health and metrics; what is read at a scrape |
 //! | [`server`], [`config`], [`process`] | wiring, configuration, the process |
 //! | [`recover_command`] | lets one coordinator continue alone after a majority was lost |
 #![forbid(unsafe_code)]
@@ -27,6 +27,7 @@ pub mod config;
 pub mod diagnostics;
 pub mod directory_updates;
 pub mod flight;
+mod gauges;
 pub mod http;
 pub mod membership;
 pub mod node_claims;

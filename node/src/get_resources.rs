@@ -101,18 +101,20 @@ impl GetMemory {
         }
     }
 
+    /// Bytes that are taken, and all.
+    pub fn usage(&self) -> (u64, u64) {
+        (self.budget.taken(), self.bytes)
+    }
+
     fn refusal(&self, reached: BudgetScope, caller: Option<&str>) -> Error {
         let (mib, caller) = (self.bytes >> 20, caller.unwrap_or("the caller"));
-        let (scope, taken) = match reached {
-            BudgetScope::All => ("all", format!("the gets of this node hold all of their {mib} MiB of memory")),
-            BudgetScope::Owner => (
-                "principal",
-                format!(
-                    "the gets of {caller} hold half of the {mib} MiB that a node has for gets, the most that one may have"
-                ),
+        let taken = match reached {
+            BudgetScope::All => format!("the gets of this node hold all of their {mib} MiB of memory"),
+            BudgetScope::Owner => format!(
+                "the gets of {caller} hold half of the {mib} MiB that a node has for gets, the most that one may have"
             ),
         };
-        metrics::counter!("volley_gets_refused_total", "scope" => scope).increment(1);
+        metrics::counter!("volley_gets_refused_total", "scope" => reached.label()).increment(1);
         Error::exhausted(format!(
             "{taken} (`get_memory_bytes`): open fewer streams at a time, read those that are open to their end, or read at another node"
         ))

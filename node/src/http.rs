@@ -1,4 +1,4 @@
-//! What `/readyz` of a node reports, and who may read `/metrics`, which has what the node counts as it runs.
+//! What `/readyz` and `/metrics` of a node report, and who may read the latter.
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,6 +9,7 @@ use volley_common::server::http::HttpStatus;
 use volley_common::server::http::identity::HttpIdentity;
 
 use crate::context::NodeContext;
+use crate::gauges;
 
 /// The status of a node.
 #[derive(Clone)]
@@ -42,6 +43,14 @@ impl HttpStatus for NodeHttpStatus {
             false => (StatusCode::SERVICE_UNAVAILABLE, "not yet in a cluster\n"),
         };
         (status, body.into())
+    }
+
+    async fn update_gauges(&self) -> String {
+        if let Some(context) = self.context.get().cloned() {
+            // What cannot be read stays as it was.
+            let _ = tokio::task::spawn_blocking(move || gauges::update(&context)).await;
+        }
+        String::new()
     }
 
     fn identity(&self) -> Option<HttpIdentity> {

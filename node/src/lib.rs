@@ -27,6 +27,7 @@
 //! | [`cluster_view`] | members, ticket key and cancelled flights, from the leader |
 //! | [`context`] | the long-lived pieces, grouped by what uses them |
 //! | [`server`], [`http`], [`config`], [`process`] | wiring, health and metrics, configuration, the process |
+//! | `gauges` | what metrics read at a scrape |
 
 pub mod assertion;
 pub mod callers;
@@ -38,6 +39,7 @@ pub mod coordinator_client;
 pub mod coordinator_proxy;
 pub mod copy;
 pub mod flight;
+mod gauges;
 pub mod get;
 pub mod get_resources;
 pub mod http;

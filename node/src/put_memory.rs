@@ -139,7 +139,12 @@ impl PutMemory {
 
     /// Whether a body waits: whoever buffers rows writes them now.
     pub fn is_short(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) > 0
+        self.waiting() > 0
+    }
+
+    /// How many bodies wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
     }
 
     /// Waits until [`PutMemory::is_short`].

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use metrics::Gauge;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use volley_common::fairness::CallerKey;
 use volley_common::ipc::buffer_pool::BufferPool;
+use volley_common::telemetry::GaugeGuard;
 use volley_common::{Error, Result};
 
 use crate::config::NodeConfig;
@@ -43,7 +43,7 @@ type PutCounts = HashMap<Arc<str>, usize>;
 pub struct PutSlot {
     _permit: OwnedSemaphorePermit,
     _of_principal: Option<PrincipalSlot>,
-    running: Gauge,
+    _running: GaugeGuard,
 }
 
 /// The place of one put among those of its principal.
@@ -90,22 +90,21 @@ impl PutResources {
             CallerKey::Network(_) | CallerKey::Cluster => None,
         };
         let Ok(permit) = self.slots.clone().try_acquire_owned() else {
-            metrics::counter!("volley_puts_refused_total").increment(1);
+            metrics::counter!("volley_puts_refused_total", "scope" => "all").increment(1);
             return Err(Error::exhausted(format!(
                 "this node runs {} puts already (`max_concurrent_puts`): try again, or put at another node",
                 self.max_puts
             )));
         };
-        let running = metrics::gauge!("volley_puts");
-        running.increment(1.0);
-        Ok(PutSlot { _permit: permit, _of_principal: of_principal, running })
+        let running = GaugeGuard::count(metrics::gauge!("volley_puts"));
+        Ok(PutSlot { _permit: permit, _of_principal: of_principal, _running: running })
     }
 
     fn count_in(&self, name: &Arc<str>) -> Result<PrincipalSlot> {
         let mut counts = self.by_principal.lock();
         let own = counts.get(name).copied().unwrap_or(0);
         if own >= self.max_puts_per_principal {
-            metrics::counter!("volley_puts_refused_total").increment(1);
+            metrics::counter!("volley_puts_refused_total", "scope" => "principal").increment(1);
             return Err(Error::exhausted(format!(
                 "{name:?} runs {own} puts at this node already (`max_concurrent_puts_per_principal`): wait for some of them, or put at another node"
             )));
@@ -124,12 +123,6 @@ impl Drop for PrincipalSlot {
                 counts.remove(&self.name);
             }
         }
-    }
-}
-
-impl Drop for PutSlot {
-    fn drop(&mut self) {
-        self.running.decrement(1.0);
     }
 }
 

@@ -67,7 +67,9 @@ impl Scrubber {
         let (store, shutdown) = (self.store.clone(), self.shutdown.clone());
         let throttle = Throttle::new(self.bytes_per_second);
         let verified = tokio::task::spawn_blocking(move || verify_throttled(&store, id, &throttle, &shutdown)).await;
-        match verified.unwrap_or_else(|e| Err(Error::internal(format!("verifying part {id}: {e}")))) {
+        let verified = verified.unwrap_or_else(|e| Err(Error::internal(format!("verifying part {id}: {e}"))));
+        count_verified(&verified);
+        match verified {
             Ok(()) => true,
             // The store has logged the damage and quarantined the part.
             Err(error) if matches!(error.code, Code::DataLoss | Code::NotFound) => true,
@@ -93,10 +95,23 @@ impl Scrubber {
     }
 }
 
+/// Counts a part that the scrub read, by the result. One that is no longer here, or for which there was no time, does not count.
+fn count_verified(verified: &Result<()>) {
+    let result = match verified {
+        Ok(()) => "ok",
+        Err(error) if error.code == Code::DataLoss => "damaged",
+        Err(error) if matches!(error.code, Code::NotFound | Code::Cancelled) => return,
+        Err(_) => "failed",
+    };
+    metrics::counter!("volley_scrub_parts_total", "result" => result).increment(1);
+}
+
 /// Blocks: reads the part no faster than `throttle` allows, until `shutdown`.
 fn verify_throttled(store: &PartStore, id: PartId, throttle: &Throttle, shutdown: &CancellationToken) -> Result<()> {
     let runtime = tokio::runtime::Handle::current();
+    let read = metrics::counter!("volley_scrub_bytes_total");
     store.verify_throttled(id, |bytes| {
+        read.increment(bytes as u64);
         let wait = throttle.take(bytes);
         let stopped = async { tokio::time::timeout(wait, shutdown.cancelled()).await.is_ok() };
         !shutdown.is_cancelled() && (wait.is_zero() || !runtime.block_on(stopped))

@@ -63,6 +63,13 @@ impl SqlResources {
         let _ = self.network.set(network);
     }
 
+    /// Sets the gauges of the engine, if it runs.
+    pub fn update_gauges(&self) {
+        if let Some(runtime) = self.runtime.get() {
+            runtime.engine.update_gauges();
+        }
+    }
+
     /// The engine, which is started if it does not run yet.
     ///
     /// # Errors

@@ -20,7 +20,7 @@
 //! | `unsound` | queries that the engine would answer wrongly |
 //! | `exact_cast_rule` | the rules of DataFusion, with casts that they do not move where that is wrong |
 //! | `cooperative_joins` | joins that leave their thread to others |
-//! | `admission`, `memory_shares` | how many queries run, and their memory |
+//! | `admission`, `memory_shares`, `gauges` | how many queries run, and their memory; what metrics tell of it |
 
 mod admission;
 mod binding;
@@ -28,6 +28,7 @@ mod bounded_functions;
 mod bounded_windows;
 mod cooperative_joins;
 mod exact_cast_rule;
+mod gauges;
 mod growth;
 mod memory_shares;
 mod part_scan;

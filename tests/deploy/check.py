@@ -6,7 +6,7 @@ The chart: `helm lint`; rendered with its defaults, with values-tls.yaml and wit
 that it must refuse; each object against its schema; each reference to another object. The rendered files of deploy/kubernetes
 are those of the chart. The compose file, without and with TLS: every variable of a server. With --binaries, every server's
 command line and environment, as pods and containers get them, are accepted by `--check-config`, which reads certificates made
-by `volley certs`.
+by `volley certs`. The alert rules and the dashboard: alerts.py.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 import kubernetes_validate
 import yaml
 
+import alerts
 from certificates import Authority
 from mounts import ETC, Mounts, write
 
@@ -28,7 +29,7 @@ CHART = ROOT / "deploy/helm/volley"
 # Versions of the schemas: the oldest that the chart allows, and a new one.
 VERSIONS = ["1.30", "1.34"]
 # Objects that no schema of Kubernetes knows.
-FOREIGN = {"ServiceMonitor", "Certificate"}
+FOREIGN = {"ServiceMonitor", "PrometheusRule", "Certificate"}
 # The Secrets of members in a value set that gives no issuer.
 SECRETS = ["tls.enabled=true", "tls.members.coordinators.secretName=c", "tls.members.nodes.secretName=n"]
 
@@ -325,6 +326,9 @@ def main():
     parser.add_argument("--binaries", type=Path)
     given = parser.parse_args()
     try:
+        wrong = alerts.check()
+        if wrong:
+            raise TestFailure("; ".join(wrong))
         compose(compose_file("docker-compose.yml"), given.binaries)
         compose_tls(given.binaries)
         chart(given.helm, given.binaries)

@@ -14,6 +14,7 @@ use super::held_by_reply::{HeldByReply, take_held};
 use super::reply_body::{ReplyBody, ReplyData, grpc_error};
 use super::served_call::ServedCall;
 use super::status::trailers;
+use crate::telemetry::calls::CallTimer;
 
 /// The response of `call`, whose body ends when `end_streams` is cancelled. A call that has no response by then gets
 /// UNAVAILABLE.
@@ -22,6 +23,7 @@ pub(crate) async fn respond_until(
     call: impl Future<Output = Result<http::Response<ReplyBody>, Infallible>>,
     end_streams: CancellationToken,
 ) -> Result<http::Response<DrainBody>, Infallible> {
+    let mut timer = served.timer();
     let mut reply = tokio::select! {
         biased;
         reply = served.run(call) => reply?,
@@ -30,14 +32,21 @@ pub(crate) async fn respond_until(
         )),
     };
     served.finish_headers(reply.headers_mut());
+    timer.note_status(reply.headers());
+    if reply.status() != http::StatusCode::OK {
+        // It is no gRPC.
+        timer.note_end();
+    }
     let held = take_held(&mut reply);
-    Ok(reply.map(|body| DrainBody::new(body, served, end_streams, held)))
+    Ok(reply.map(|body| DrainBody::new(body, served, timer, end_streams, held)))
 }
 
 /// A response body that ends with UNAVAILABLE when its server must close the stream, and with INTERNAL after a panic.
 pub(crate) struct DrainBody {
     body: ReplyBody,
     served: ServedCall,
+    /// Measures the call until this is dropped.
+    timer: CallTimer,
     /// `None` once this body has sent trailers of its own.
     end: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// What the call holds as long as its body.
@@ -45,18 +54,26 @@ pub(crate) struct DrainBody {
 }
 
 impl DrainBody {
-    fn new(body: ReplyBody, served: ServedCall, end: CancellationToken, held: Option<HeldByReply>) -> Self {
-        DrainBody { body, served, end: Some(Box::pin(end.cancelled_owned())), _held: held }
+    fn new(
+        body: ReplyBody,
+        served: ServedCall,
+        timer: CallTimer,
+        end: CancellationToken,
+        held: Option<HeldByReply>,
+    ) -> Self {
+        DrainBody { body, served, timer, end: Some(Box::pin(end.cancelled_owned())), _held: held }
     }
 
     /// The last frame, in place of the rest of the body.
     fn end_with(&mut self, status: &Status) -> Option<Result<BodyFrame<ReplyData>, Status>> {
         self.end = None;
-        Some(Ok(BodyFrame::trailers(self.finished(trailers(status)))))
+        let trailers = self.finished(trailers(status));
+        Some(Ok(BodyFrame::trailers(trailers)))
     }
 
-    fn finished(&self, mut trailers: http::HeaderMap) -> http::HeaderMap {
+    fn finished(&mut self, mut trailers: http::HeaderMap) -> http::HeaderMap {
         self.served.finish_status(&mut trailers);
+        self.timer.note_status(&trailers);
         trailers
     }
 }
@@ -87,7 +104,14 @@ impl Body for DrainBody {
                 Ok(trailers) => Some(Ok(BodyFrame::trailers(this.finished(trailers)))),
                 Err(frame) => Some(Ok(frame)),
             },
-            frame => frame,
+            Some(Ok(frame)) => {
+                this.timer.note_data();
+                Some(Ok(frame))
+            }
+            ended => {
+                this.timer.note_end();
+                ended
+            }
         })
     }
 

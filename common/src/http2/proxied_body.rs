@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
+use metrics::Counter;
 use tonic::{Code, Status};
 
 use super::relay_budget::RelayShare;
@@ -66,6 +67,8 @@ pub struct ProxiedBody {
     /// What was returned and is not sent.
     unsent: UnsentBytes,
     permit: StreamPermit,
+    /// All bytes that this process passes on.
+    relayed: Counter,
 }
 
 impl ProxiedBody {
@@ -78,7 +81,8 @@ impl ProxiedBody {
         permit: StreamPermit,
         silence: SilenceWatch,
     ) -> Self {
-        ProxiedBody { body: Some(body), member, has_status, silence, unsent: UnsentBytes::default(), permit }
+        let (unsent, relayed) = (UnsentBytes::default(), metrics::counter!("volley_relayed_bytes_total"));
+        ProxiedBody { body: Some(body), member, has_status, silence, unsent, permit, relayed }
     }
 
     /// The next frame, once enough of the previous ones is sent; never an error.
@@ -93,6 +97,7 @@ impl ProxiedBody {
                 if frame.is_trailers() {
                     self.has_status = true;
                 }
+                self.relayed.increment(frame.data_ref().map_or(0, Bytes::len) as u64);
                 let unsent = &self.unsent;
                 return Poll::Ready(Some(
                     frame.map_data(|bytes| RelayedBytes { _unsent: unsent.hold(bytes.len()), bytes }),

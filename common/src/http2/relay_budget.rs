@@ -112,8 +112,14 @@ impl RelayBudget {
         }
     }
 
+    /// Bytes that are taken, and the whole budget.
+    pub fn usage(&self) -> (u64, u64) {
+        (self.budget.taken(), self.bytes)
+    }
+
     fn refusal(&self, reached: BudgetScope, caller: &str) -> Error {
         let mib = self.bytes >> 20;
+        metrics::counter!("volley_relays_refused_total", "scope" => reached.label()).increment(1);
         let taken = match reached {
             BudgetScope::All => format!("the streams that this process passes on take all of its {mib} MiB"),
             BudgetScope::Owner => format!(

@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 
 use super::reply_body::{ReplyBody, grpc_error};
 use super::status::{MAX_MESSAGE, shorten};
+use crate::telemetry::calls::{CallPort, CallTimer};
 
 /// The encodings that messages of requests may have; a header of every reply.
 const ACCEPTED_ENCODINGS: &str = "identity,gzip";
@@ -31,6 +32,15 @@ pub enum PortKind {
 }
 
 impl PortKind {
+    /// Its name in metrics.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            PortKind::Flight => "flight",
+            PortKind::Peer => "peer",
+            PortKind::Http => "http",
+        }
+    }
+
     /// What the port is, which setting it has, and which port a call of another kind wants.
     pub(crate) fn describe(self) -> &'static str {
         match self {
@@ -57,6 +67,16 @@ pub(crate) struct ServedCall {
 impl ServedCall {
     pub fn new<B>(request: &Request<B>, port: PortKind) -> Self {
         ServedCall { uri: request.uri().clone(), port }
+    }
+
+    /// Measures the call from now on.
+    pub fn timer(&self) -> CallTimer {
+        let port = match self.port {
+            PortKind::Peer => CallPort::Peer,
+            // No call of the HTTP port is served in this way.
+            PortKind::Flight | PortKind::Http => CallPort::Flight,
+        };
+        CallTimer::start(port, self.uri.path())
     }
 
     /// The call's response; INTERNAL after a panic.

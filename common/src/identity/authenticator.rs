@@ -31,7 +31,7 @@ use super::secret::Secret;
 use crate::grpc::HANDSHAKE;
 use crate::ticket::TicketKey;
 use crate::tls::{Caller, ClientIdentity};
-use crate::{Error, Result, clock};
+use crate::{Code, Error, Result, clock};
 
 const HEALTH: &str = "/grpc.health.v1.Health/";
 /// Calls that may wait until this member knows a directory. Further ones are refused at once.
@@ -152,7 +152,9 @@ impl Authenticator {
         peer: Option<SocketAddr>,
         path: &str,
     ) -> Result<Identified> {
-        self.identify_at(headers, caller, peer, path, clock::now_ms())
+        let identified = self.identify_at(headers, caller, peer, path, clock::now_ms());
+        count_identified(&identified);
+        identified
     }
 
     /// The rights of whom a token is of: a session token, a service token, or one of an OIDC issuer.
@@ -260,6 +262,22 @@ impl Authenticator {
         self.0.verified.insert(digest, directory, &rights, verified.valid_until_ms);
         Ok(rights)
     }
+}
+
+/// Counts a caller who was looked for, by the result.
+fn count_identified(identified: &Result<Identified>) {
+    let counter = match identified {
+        Ok(Identified::Access(_)) => metrics::counter!("volley_authentications_total", "result" => "accepted"),
+        Ok(Identified::Login { .. }) => metrics::counter!("volley_authentications_total", "result" => "password"),
+        Err(error) if error.code == Code::PermissionDenied => {
+            metrics::counter!("volley_authentications_total", "result" => "denied")
+        }
+        Err(error) if error.code == Code::Unavailable => {
+            metrics::counter!("volley_authentications_total", "result" => "unavailable")
+        }
+        Err(_) => metrics::counter!("volley_authentications_total", "result" => "unauthenticated"),
+    };
+    counter.increment(1);
 }
 
 /// The IP address of a client. A listener on `::` sees clients of IPv4 by mapped addresses.

@@ -105,6 +105,13 @@ impl ConnectionPool {
         ConnectionPool { budget: RelayBudget::new(bytes), ..self }
     }
 
+    /// Sets the gauges of the relay memory.
+    pub fn update_gauges(&self) {
+        let (taken, limit) = self.budget.usage();
+        metrics::gauge!("volley_relay_memory_bytes").set(taken as f64);
+        metrics::gauge!("volley_relay_memory_limit_bytes").set(limit as f64);
+    }
+
     /// The channel to the member at `addr`; it connects when it is first used.
     ///
     /// # Errors
@@ -208,9 +215,13 @@ impl ConnectionPool {
         attempt: impl Fn(String) -> F,
     ) -> Option<Result<T>> {
         let mut running = FuturesUnordered::new();
-        let mut waiting: Vec<String> = Vec::new();
+        let (mut waiting, mut is_slow) = (Vec::<String>::new(), false);
         loop {
+            let is_hedge = std::mem::take(&mut is_slow);
             if let Some(addr) = failover.next_candidate() {
+                if is_hedge {
+                    metrics::counter!("volley_hedged_calls_total").increment(1);
+                }
                 waiting.push(addr.clone());
                 let attempt = attempt(addr.clone());
                 running.push(async move { (addr, attempt.await) });
@@ -241,7 +252,7 @@ impl ConnectionPool {
                         }
                     }
                 }
-                () = hedge => {}
+                () = hedge => is_slow = true,
             }
         }
     }

@@ -24,6 +24,7 @@ use tower::{Service, ServiceExt};
 use super::connector::Connector;
 use crate::http2::SilenceWatch;
 use crate::http2::settings::ClientSettings;
+use crate::telemetry::GaugeGuard;
 use crate::{Error, grpc};
 
 /// A call waits this long before the member is probed.
@@ -63,6 +64,8 @@ struct HealthState {
     last_answer: Option<Instant>,
     last_failure: Option<(Instant, ProbeFailure)>,
     deprioritized_until: Option<Instant>,
+    /// Counts the breaker while it is open.
+    open_breaker: Option<GaugeGuard>,
 }
 
 /// Why a probe failed.
@@ -207,10 +210,15 @@ impl MemberHealth {
             old = std::mem::replace(verdict, new);
             old != new
         });
+        if old == Verdict::Silent && new != Verdict::Silent {
+            self.state.lock().open_breaker = None;
+        }
         old
     }
 
     fn open_breaker(&self) {
+        metrics::counter!("volley_breaker_openings_total").increment(1);
+        self.state.lock().open_breaker = Some(GaugeGuard::count(metrics::gauge!("volley_breakers_open")));
         self.set_verdict(Verdict::Silent);
         tracing::warn!(member = self.addr, "a member does not answer; other members are tried first until it does");
         (self.on_silent)();

@@ -9,7 +9,7 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -22,10 +22,9 @@ use axum::routing::get;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::ServiceExt;
 
 use self::identity::{HttpIdentity, refusal};
@@ -35,6 +34,7 @@ use super::serve::opening_connections::{OpeningConnections, OpeningPermit};
 use super::serve::preface::{ClientProtocol, log_refused};
 use super::serve::{PeerAddress, accept};
 use crate::http2::PortKind;
+use crate::telemetry::{self, GaugeGuard};
 use crate::tls::ListenerTls;
 
 /// A client that has not sent a whole request header by then is disconnected.
@@ -48,8 +48,10 @@ pub trait HttpStatus: Clone + Send + Sync + 'static {
     /// 200 if the server is ready, otherwise 503; and the body of the response.
     fn readiness(&self) -> impl Future<Output = (StatusCode, String)> + Send;
 
-    /// Sets the gauges that are computed at each scrape.
-    fn update_gauges(&self) {}
+    /// Sets the gauges that are read at each scrape. Returns further lines for the text, of series that come and go.
+    fn update_gauges(&self) -> impl Future<Output = String> + Send {
+        async { String::new() }
+    }
 
     /// How callers are identified; `None` while the server starts and does not know yet.
     fn identity(&self) -> Option<HttpIdentity>;
@@ -58,7 +60,7 @@ pub trait HttpStatus: Clone + Send + Sync + 'static {
 /// Serves until `stop`, and then at most two seconds longer. `/livez` answers immediately, before the server has opened
 /// its data folder: opening a large folder takes long, and a probe must not treat that as a failed process.
 pub async fn serve(listener: TcpListener, tls: Arc<ListenerTls>, status: impl HttpStatus, stop: CancellationToken) {
-    recorder();
+    let _upkeep = AbortOnDropHandle::new(tokio::spawn(telemetry::upkeep()));
     let limit = connection_limit::of(PortKind::Http);
     serve_app(listener, tls, app(status), limit, stop).await;
 }
@@ -87,15 +89,17 @@ async fn serve_app(listener: TcpListener, tls: Arc<ListenerTls>, app: Router, li
                     ConnectionExcess::All => "too many connections are open",
                     ConnectionExcess::Network => "its address has too many connections open",
                 };
+                connection_limit::count_refused(PortKind::Http, excess);
                 log_refused(peer, PortKind::Http.describe(), why);
                 continue;
             }
         };
+        let counted = GaugeGuard::count(metrics::gauge!("volley_connections", "port" => PortKind::Http.label()));
         let opening = opening.admit(peer.ip());
         let (tls, app, stop, close) = (tls.clone(), app.clone(), stop.clone(), close.clone());
         connections.spawn(async move {
             close.run_until_cancelled(serve_connection(stream, peer, opening, &tls, app, stop)).await;
-            drop(permit);
+            drop((permit, counted));
         });
     }
     connections.close();
@@ -162,17 +166,10 @@ async fn metrics(status: &impl HttpStatus, request: &Parts) -> Response {
     if let Err(error) = identity.check_metrics(request).await {
         return refusal(&error);
     }
-    let Some(recorder) = recorder() else {
-        return (StatusCode::NOT_FOUND, "this process keeps no metrics\n").into_response();
-    };
-    status.update_gauges();
-    recorder.run_upkeep();
-    recorder.render().into_response()
-}
-
-/// The recorder of the process, installed at the first call. `volley dev` runs several servers in one process: they share
-/// it.
-fn recorder() -> Option<&'static PrometheusHandle> {
-    static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
-    RECORDER.get_or_init(|| PrometheusBuilder::new().install_recorder().ok()).as_ref()
+    let further = status.update_gauges().await;
+    let rendered = tokio::task::spawn_blocking(telemetry::render).await;
+    match rendered.ok().flatten() {
+        Some(text) => (text + &further).into_response(),
+        None => (StatusCode::NOT_FOUND, "this process keeps no metrics\n").into_response(),
+    }
 }

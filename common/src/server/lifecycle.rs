@@ -14,6 +14,7 @@ use super::health::ServingReporter;
 use super::http::{self, HttpStatus};
 use crate::server::serve::member_rights::{MemberRights, PlaintextMembers};
 use crate::server::serve::{self, Http2Service, ServerLimits};
+use crate::telemetry;
 use crate::tls::ListenerTls;
 
 /// The tasks of one server, and what stops them.
@@ -36,6 +37,8 @@ impl Lifecycle {
     /// Serves health and metrics until the second stage. The guard ends that if the start fails; disarm it once the server
     /// runs.
     pub fn serve_http(&self, listener: TcpListener, tls: Arc<ListenerTls>, status: impl HttpStatus) -> DropGuard {
+        // Before anything is counted: what is counted without a recorder is lost.
+        telemetry::install();
         self.peer_tasks.spawn(http::serve(listener, tls, status, self.stop_peers.clone()));
         self.stop_peers.clone().drop_guard()
     }

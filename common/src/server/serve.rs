@@ -41,6 +41,7 @@ use self::preface::{OPENING_TIMEOUT, log_refused};
 use crate::http2::drain_body::respond_until;
 use crate::http2::served_call::{ServedCall, unless_grpc};
 use crate::http2::{AdvancingBody, PortKind, ReplyBody, decompressed, disable_local_pacing, grpc_error, settings};
+use crate::telemetry::GaugeGuard;
 use crate::tls::{Caller, ListenerTls};
 use crate::wire::MAX_PEER_MESSAGE;
 use crate::{Error, Result};
@@ -192,13 +193,16 @@ pub async fn serve_tls<S: Http2Service>(
         let permit = match counts.count_in(peer.ip()) {
             Ok(permit) => permit,
             Err(excess) => {
+                connection_limit::count_refused(limits.port, excess);
                 log_refused(peer, limits.port.describe(), &counts.refusal(excess));
                 continue;
             }
         };
         let opening = opening.admit(peer.ip());
         let http = settings::server(limits.streams, limits.header_bytes, others);
-        let accepted = AcceptedConnection { stream, peer, tls: tls.clone(), limits, opening, _permit: permit };
+        let counted = GaugeGuard::count(metrics::gauge!("volley_connections", "port" => limits.port.label()));
+        let _permit = (permit, counted);
+        let accepted = AcceptedConnection { stream, peer, tls: tls.clone(), limits, opening, _permit };
         connections.spawn(serve_connection(accepted, http, service.clone(), stages.clone()));
     }
     drop(listener);
@@ -254,7 +258,8 @@ struct AcceptedConnection {
     tls: Arc<ListenerTls>,
     limits: ServerLimits,
     opening: OpeningPermit,
-    _permit: ConnectionPermit,
+    /// Its place, and that it is counted.
+    _permit: (ConnectionPermit, GaugeGuard),
 }
 
 /// Serves one connection to its end.

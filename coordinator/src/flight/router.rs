@@ -19,7 +19,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tower::Service as TowerService;
 use volley_common::fairness::CallLimit;
-use volley_common::grpc::{self, FLIGHT_SERVICE, known_method};
+use volley_common::grpc::{self, FLIGHT_SERVICE};
 use volley_common::http2::{
     AdvancingBody, CompleteBody, MAX_UNIDENTIFIED, ProxyRequestBody, ReplyBody, UnidentifiedBody, decompressed,
     grpc_error,
@@ -127,7 +127,6 @@ impl TowerService<Request<Incoming>> for CoordinatorRouter {
         Box::pin(async move {
             let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_string();
             let mut reply = router.dispatch(&method, request).await;
-            count_request(&method);
             if let Some(value) = echoed {
                 reply.headers_mut().insert(ECHOED, value);
             }
@@ -370,11 +369,6 @@ fn log_failed(method: &str, request_id: Option<&str>, error: &Error) {
     let Some(unlogged) = unlogged else { return };
     let (method, request_id) = (cut(method), request_id.map(cut));
     tracing::info!(method, code = ?error.code, request_id, error = error.message, unlogged, "call failed");
-}
-
-/// Counts a call. Unknown methods share one label, so that clients cannot create new metric series.
-fn count_request(method: &str) {
-    metrics::counter!("volley_requests_total", "method" => known_method(method)).increment(1);
 }
 
 /// Removes the headers that the planned ticket replaces.

@@ -197,6 +197,7 @@ impl NodeMembership {
             self.abort_compaction(&id, attempt, "its node is not in session").await?;
             return Err(Error::unavailable("its node is not in session"));
         }
+        metrics::counter!("volley_compactions_ordered_total").increment(1);
         self.state.lock().compaction.ordered.insert(id, plan.table);
         Ok(())
     }

@@ -164,6 +164,7 @@ impl NodeMembership {
             tracing::info!(copies = misplaced, "every placed node has a copy: misplaced copies are deleted");
         }
         self.update_holders(excess.clone()).await?;
+        metrics::counter!("volley_excess_copies_deleted_total").increment(excess.len() as u64);
         let deletions = over_replicated::deletions(&self.raft.view(), &self.node_sets(), &excess);
         for (node, parts) in deletions {
             self.send_order(node, What::Delete(DeleteParts { parts: parts.into_iter().map(Into::into).collect() }));
@@ -189,6 +190,7 @@ impl NodeMembership {
         let (nodes, now) = (self.node_sets(), Instant::now());
         for (id, copy) in self.next_copies(&nodes, now) {
             if let Some(number) = self.send_order(copy.to, What::Copy(copy.order)) {
+                metrics::counter!("volley_repair_copies_ordered_total").increment(1);
                 self.state.lock().copies.start(id, copy.to, copy.from, number, now);
             }
         }

@@ -311,8 +311,9 @@ impl NodeMembership {
     pub(super) async fn set_unreachable(&self, node: NodeId, boot: u64) {
         tracing::warn!(%node, "the node is unreachable");
         let change = SetNodeState { node: node.0, state: NodeState::Unreachable as i32, boot };
-        if let Err(error) = self.raft.propose_if_leader(Op::SetNodeState(change)).await {
-            tracing::warn!(%node, %error, "cannot mark the node as unreachable; trying again");
+        match self.raft.propose_if_leader(Op::SetNodeState(change)).await {
+            Ok(_) => metrics::counter!("volley_nodes_lost_total").increment(1),
+            Err(error) => tracing::warn!(%node, %error, "cannot mark the node as unreachable; trying again"),
         }
     }
 }

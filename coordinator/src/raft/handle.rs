@@ -17,6 +17,7 @@ use volley_common::{Error, Result};
 use super::config::RaftConfig;
 use super::context::{RaftContext, TlsFailures};
 use super::environment::RaftEnvironment;
+use super::gauges;
 use super::log_comparison;
 use super::membership::{bootstrap, decommission, leader_watch, membership_reconciler, peer_identity};
 use super::progress::{ReplicationProgress, replication_progress};
@@ -265,6 +266,11 @@ impl Handle {
     /// openraft's metrics of this coordinator.
     pub fn metrics(&self) -> openraft::RaftMetrics<TypeConfig> {
         self.0.metrics()
+    }
+
+    /// Sets the gauges of this coordinator's Raft. Returns the lines of those whose series come and go. Blocks.
+    pub fn update_gauges(&self) -> String {
+        gauges::update(&self.0)
     }
 
     /// Log entries on this coordinator's disk.

@@ -10,6 +10,7 @@
 //! | `client`, `read_index` | propose and read, through the leader; coalesced read-index requests |
 //! | `features` | commands that not every coordinator's version knows |
 //! | `eligibility`, [`progress`] | whether this coordinator may stand for election; how far each member is |
+//! | `gauges` | what metrics tell of a coordinator's Raft |
 //! | [`types`], [`tables`] | openraft's types; the redb tables and the encoding of their rows |
 //! | [`storage`] | log, vote, state machine and snapshots on disk |
 //! | [`rpc`] | Raft messages between coordinators |
@@ -21,6 +22,7 @@ mod context;
 mod eligibility;
 pub mod environment;
 mod features;
+mod gauges;
 pub mod handle;
 pub mod leader_clock;
 mod log_comparison;

@@ -167,8 +167,17 @@ impl LoginService {
     async fn verify(&self, user: &str, password: &Secret, address: &str) -> Result<User> {
         self.check_is_administered().await?;
         let throttle = &self.state.throttle;
-        throttle.check(user, address, clock::now_ms())?;
+        if let Err(throttled) = throttle.check(user, address, clock::now_ms()) {
+            metrics::counter!("volley_logins_total", "result" => "throttled").increment(1);
+            return Err(throttled);
+        }
         let verified = self.verified_user(user, password).await;
+        let result = match &verified {
+            Ok(_) => "accepted",
+            Err(error) if error.code == Code::Unauthenticated => "wrong",
+            Err(_) => "failed",
+        };
+        metrics::counter!("volley_logins_total", "result" => result).increment(1);
         // Whatever went wrong: guesses must not be free while there is no leader.
         match &verified {
             Ok(_) => throttle.succeeded(user, address),

@@ -56,6 +56,11 @@ impl PlanningQueue {
         self.enter_as(CallerKey::of(access)).await
     }
 
+    /// How many requests wait.
+    pub fn waiting(&self) -> usize {
+        self.places.waiting()
+    }
+
     async fn enter_as(&self, caller: CallerKey) -> Result<PlanningPlace, Status> {
         if let Some(permit) = self.places.try_acquire(1) {
             return Ok(PlanningPlace { _permit: permit });

@@ -145,9 +145,12 @@ impl StatusService {
         }))
     }
 
-    /// Counts all parts. Returns the last count instead if the catalog has not changed since, or if it is so recent that
+    /// How well parts are replicated: counts all parts. Returns the last count instead if the catalog has not changed since, or if it is so recent that
     /// counting again would keep this coordinator busy.
-    async fn replication_health(&self) -> Result<Arc<ReplicationHealth>> {
+    ///
+    /// # Errors
+    /// INTERNAL: counting failed.
+    pub async fn replication_health(&self) -> Result<Arc<ReplicationHealth>> {
         let (applied, started) = (*self.raft.watch_applied().borrow(), Instant::now());
         let last = self.last_count.lock().clone();
         let is_recent =

@@ -40,8 +40,14 @@ const TICKET_MS: u64 = 3_600_000;
 /// ABORTED: the table changed meanwhile, or the leader cancelled the compaction. FAILED_PRECONDITION: the number of parts
 /// cannot be halved. UNAVAILABLE: a source cannot be read, or copies cannot be made.
 pub async fn compact(state: Arc<NodeContext>, order: CompactParts) -> Result<()> {
-    let tasks = state.put.tasks.clone();
-    tasks.track_future(run(state, order)).await
+    let (tasks, parts) = (state.put.tasks.clone(), order.sources.len() as u64);
+    let compacted = tasks.track_future(run(state, order)).await;
+    let result = if compacted.is_ok() { "ok" } else { "failed" };
+    metrics::counter!("volley_compactions_total", "result" => result).increment(1);
+    if compacted.is_ok() {
+        metrics::counter!("volley_compacted_parts_total").increment(parts);
+    }
+    compacted
 }
 
 async fn run(state: Arc<NodeContext>, order: CompactParts) -> Result<()> {

@@ -3,6 +3,7 @@
 //! A part that is ordered twice is copied once. Copies for puts and background copies (repair and rebalancing) have permits
 //! of their own, so that the background does not delay puts; only background copies are throttled.
 
+mod measured_copy;
 mod received;
 mod transfer;
 
@@ -21,6 +22,7 @@ use volley_common::wire::catalog;
 use volley_common::wire::cluster::{CopyPart, HeldPart};
 use volley_common::{Code, Error, PartId, Result, TableName};
 
+use self::measured_copy::MeasuredCopy;
 use self::transfer::{FailedTransfer, transfer};
 use crate::config::NodeConfig;
 use crate::storage::{PartReceiver, PartStore};
@@ -144,7 +146,10 @@ impl PartCopier {
         let cancel = CancellationToken::new();
         let (copier, stop, id, background) = (self.clone(), cancel.clone(), job.part.part_id(), job.background);
         let copying = async move {
-            copier.copy_from_any(&job, &stop).await?;
+            let measured = MeasuredCopy::begin(background);
+            let copied = copier.copy_from_any(&job, &stop).await;
+            measured.end(copied.is_ok());
+            copied?;
             let CopyJob { part, .. } = job;
             Ok::<_, Error>(HeldPart { id: part.id, write: part.write, crc32c: part.crc32c, bytes: part.bytes })
         };

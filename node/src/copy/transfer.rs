@@ -14,6 +14,7 @@ use volley_common::wire::cluster::node_client::NodeClient;
 use volley_common::wire::cluster::{FetchPartRequest, PartChunk};
 use volley_common::{Error, PartId, Result};
 
+use super::measured_copy::kind_of;
 use crate::storage::PartReceiver;
 use crate::throttle::Throttle;
 
@@ -111,12 +112,15 @@ async fn read_chunks(
     pace: SourcePace,
 ) -> Result<()> {
     let (mut waited, mut received) = (Duration::ZERO, 0);
+    // Only copies in the background are throttled.
+    let copied = metrics::counter!("volley_part_copy_bytes_total", "kind" => kind_of(throttle.is_some()));
     loop {
         let began = Instant::now();
         let chunk = tokio::time::timeout(pace.left(waited, received), stream.next()).await;
         waited += began.elapsed();
         let Some(chunk) = chunk.map_err(|_| pace.failed(received))?.transpose()? else { return Ok(()) };
         received += chunk.data.len() as u64;
+        copied.increment(chunk.data.len() as u64);
         if let Some(throttle) = throttle {
             tokio::time::sleep(throttle.take(chunk.data.len())).await;
         }

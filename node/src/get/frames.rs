@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use futures::{Stream, stream};
+use metrics::Counter;
 use volley_common::ipc::flight_encoder::{FlightFrame, encode_flight_data};
+use volley_common::telemetry::GaugeGuard;
 use volley_common::{Error, Result};
 
 use super::message::EncodedMessage;
@@ -24,20 +26,34 @@ pub trait FrameReader: Send + 'static {
 
 /// The schema, then all messages. A frame has one message, or several that are ready and together have at most `max_bytes`.
 pub fn frames<R: FrameReader>(reader: R, max_bytes: usize) -> impl Stream<Item = Result<FlightFrame>> + Send + 'static {
-    let sent_bytes = metrics::counter!("volley_get_bytes_total");
-    stream::try_unfold((reader, sent_bytes, false), move |(mut reader, sent_bytes, is_schema_sent)| async move {
-        let frame = match is_schema_sent {
-            true => reader.next_frame(max_bytes).await?,
+    let get = OpenGet {
+        reader,
+        is_schema_sent: false,
+        sent_bytes: metrics::counter!("volley_get_bytes_total"),
+        _open: GaugeGuard::count(metrics::gauge!("volley_gets")),
+    };
+    stream::try_unfold(get, move |mut get| async move {
+        let frame = match get.is_schema_sent {
+            true => get.reader.next_frame(max_bytes).await?,
             false => {
-                let header = reader.schema_header().await?;
+                let header = get.reader.schema_header().await?;
                 Some(encode_flight_data(&header, None, std::iter::empty()))
             }
         };
+        get.is_schema_sent = true;
         Ok::<_, Error>(frame.map(|frame| {
-            sent_bytes.increment(frame.len() as u64);
-            (frame, (reader, sent_bytes, true))
+            get.sent_bytes.increment(frame.len() as u64);
+            (frame, get)
         }))
     })
+}
+
+/// A get in progress.
+struct OpenGet<R> {
+    reader: R,
+    is_schema_sent: bool,
+    sent_bytes: Counter,
+    _open: GaugeGuard,
 }
 
 /// The messages as one frame; `None` if there are none.

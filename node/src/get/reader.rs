@@ -76,7 +76,8 @@ impl TicketReader {
 
     /// The schema, then all messages. A frame has one message, or several that are ready and together have at most
     /// `max_bytes`. Nothing is read before the stream is polled.
-    pub fn frames(self, max_bytes: usize) -> impl Stream<Item = Result<FlightFrame>> + Send + 'static {
+    pub fn frames(mut self, max_bytes: usize) -> impl Stream<Item = Result<FlightFrame>> + Send + 'static {
+        self.parts.count_sent_rows();
         frames(self, max_bytes)
     }
 

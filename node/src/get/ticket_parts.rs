@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use metrics::Counter;
 use volley_common::ipc::project::SchemaMetadata;
 use volley_common::ipc::{project, schema};
 use volley_common::wire::cluster::{Ticket, TicketPart};
@@ -23,6 +24,8 @@ pub struct TicketParts {
     /// The get comes from another node: only parts on this node are read.
     hop: bool,
     next_part: usize,
+    /// The rows of gets; nothing if the rows are for this node.
+    sent_rows: Counter,
 }
 
 impl TicketParts {
@@ -34,11 +37,18 @@ impl TicketParts {
         if ticket.schema.is_empty() && ticket.parts.is_empty() {
             return Err(Error::invalid("the ticket names neither a schema nor a part: call get_flight_info again"));
         }
-        Ok(TicketParts { context, remaining_rows: ticket.limit, ticket, hop, next_part: 0 })
+        let sent_rows = Counter::noop();
+        Ok(TicketParts { context, remaining_rows: ticket.limit, ticket, hop, next_part: 0, sent_rows })
+    }
+
+    /// The rows are sent to the caller of a get: they count in the metrics.
+    pub fn count_sent_rows(&mut self) {
+        self.sent_rows = metrics::counter!("volley_get_rows_total");
     }
 
     /// Counts rows that are sent.
     pub fn count_rows(&mut self, rows: u64) {
+        self.sent_rows.increment(rows);
         self.remaining_rows = self.remaining_rows.map(|remaining| remaining.saturating_sub(rows));
     }
 

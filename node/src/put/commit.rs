@@ -2,7 +2,7 @@
 //! committed, or rolled back.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -111,7 +111,10 @@ impl WriteExecution {
             Some(stream) => self.stage(*stream, parts).await?,
             None => {
                 let request = CommitWriteRequest { write: write_id.clone(), parts, attempt: *attempt };
-                context.coordinators.commit(request).await?.to_json()
+                let began = Instant::now();
+                let committed = context.coordinators.commit(request).await?;
+                metrics::histogram!("volley_put_commit_duration_seconds").record(began.elapsed());
+                committed.to_json()
             }
         };
         let outcome = Bytes::from(outcome.to_string());

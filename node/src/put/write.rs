@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use arrow_flight::FlightData;
+use metrics::Counter;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use volley_common::ipc::conform::conform;
@@ -44,6 +45,8 @@ pub struct MessageWriter {
     partitioner: BatchPartitioner,
     parts: PartSink,
     rows: BufferedRows,
+    received_bytes: Counter,
+    received_rows: Counter,
 }
 
 impl MessageWriter {
@@ -71,7 +74,10 @@ impl MessageWriter {
         let decoder = decoder.with_spool(Arc::new(spool), resources.shares.decompressed);
         let decoder = decoder.with_cost_limit();
         let parts = PartSink::new(config, sealed, runtime, memory.clone());
-        Ok(MessageWriter { decoder, partitioner, parts, rows: BufferedRows::new(memory) })
+        let received_bytes = metrics::counter!("volley_put_bytes_total");
+        let received_rows = metrics::counter!("volley_put_rows_total");
+        let rows = BufferedRows::new(memory);
+        Ok(MessageWriter { decoder, partitioner, parts, rows, received_bytes, received_rows })
     }
 
     /// Writes one message.
@@ -98,9 +104,11 @@ impl MessageWriter {
 
     fn write_message(&mut self, mut data: FlightData) -> Result<()> {
         let (app_metadata, header) = (std::mem::take(&mut data.app_metadata), data.data_header.len());
+        self.received_bytes.increment((header + app_metadata.len() + data.data_body.len()) as u64);
         match self.decoder.push(data)? {
             DecodedMessage::Batch(batch) => {
                 self.parts.growth.receive(&batch);
+                self.received_rows.increment(batch.num_rows() as u64);
                 let batch = conform(&batch, &self.parts.config.schema)?;
                 if self.parts.config.spec.preserve_batches {
                     // A batch of few rows is stored with about as much around it as was sent around it.

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tonic::Streaming;
 use volley_common::http2::SilenceWatch;
 use volley_common::server::ExposureKind;
+use volley_common::telemetry::GaugeGuard;
 use volley_common::wire::cluster;
 use volley_common::wire::cluster::node_order::What;
 use volley_common::wire::cluster::{DeleteParts, InventoryReconciled, NodeOrder, QuarantineParts, Welcome};
@@ -80,6 +81,8 @@ async fn one_session(state: &Arc<NodeContext>, ready: &watch::Sender<bool>) -> R
     state.coordinators.prefer(&leader);
     tracing::info!(leader, "in session with the leading coordinator");
     ready.send_replace(true);
+    metrics::counter!("volley_sessions_total").increment(1);
+    let _in_session = GaugeGuard::count(metrics::gauge!("volley_in_session"));
     let reporter = ReportSender::new(state.store.clone(), state.tls.clone(), reports)
         .with_exposures(ExposureKind::names_of(&state.config.server));
     let silence = state.pool.silence(&leader);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use metrics::Gauge;
 use tonic::{Status, Streaming};
+use volley_common::telemetry::GaugeGuard;
 use volley_common::wire::cluster::{
     DescribeWorkerReply, QueryTaskOrder, QueryTaskReport, QueryTaskRows, ReadQueryTaskRequest,
 };
@@ -17,23 +17,6 @@ use crate::sql_resources::QueryRuntime;
 
 /// What a call replies, one after the other.
 pub type Replies<T> = BoxStream<'static, Result<T, Status>>;
-
-/// Counts one task of another node's query until it is dropped.
-struct CountedTask(Gauge);
-
-impl CountedTask {
-    fn new() -> Self {
-        let running = metrics::gauge!("volley_query_tasks");
-        running.increment(1.0);
-        CountedTask(running)
-    }
-}
-
-impl Drop for CountedTask {
-    fn drop(&mut self) {
-        self.0.decrement(1.0);
-    }
-}
 
 /// What this node says of itself to the head of a query.
 ///
@@ -57,7 +40,7 @@ pub async fn run_task(context: &SqlContext, mut orders: Streaming<QueryTaskOrder
     let ended = Box::pin(async move { while let Ok(Some(_)) = orders.message().await {} });
     let (runtime, worker) = worker(context).await?;
     let reports = runtime.spawn(async move { worker.run_task(start, ended).await }).await?;
-    let counted = CountedTask::new();
+    let counted = GaugeGuard::count(metrics::gauge!("volley_query_tasks"));
     // The stream ends with the task.
     let counting = move |report: Result<QueryTaskReport>| {
         let _ = &counted;

@@ -25,6 +25,7 @@
 //! | `spool` | files without a name, for what is too large for memory |
 //! | `dictionaries` | whether a batch fits into a part |
 //! | `fs_ops` | the operations by which the folder changes |
+//! | `gauges` | what metrics tell of parts and disk |
 //! | [`sigbus`] | what happens when a mapped page is gone |
 //!
 //! Everything here blocks, except for slicing a part and checking whether it is resident: call it in `spawn_blocking`.
@@ -41,6 +42,7 @@ mod disk_health;
 mod disk_space;
 mod fingerprint;
 mod fs_ops;
+mod gauges;
 mod inventory;
 mod io_failure;
 mod layout;

@@ -76,6 +76,12 @@ impl PartCache {
         result
     }
 
+    /// Parts that are kept open, and their bytes.
+    pub fn kept(&self) -> (usize, u64) {
+        let state = self.state.lock();
+        (state.order.parts.len(), state.order.bytes)
+    }
+
     /// Drops the cached mapping of a part; current readers keep theirs.
     pub fn evict(&self, id: PartId) {
         let mut state = self.state.lock();

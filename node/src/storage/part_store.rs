@@ -208,6 +208,7 @@ impl PartStore {
 
     fn open_part(&self, id: PartId) -> Result<Option<Part>> {
         let Some(entry) = self.0.inventory.get(id) else { return Ok(None) };
+        metrics::counter!("volley_part_opens_total").increment(1);
         let (path, trusted) = (entry.path(), entry.trusted());
         match Part::open(&path, id, entry.name.crc32c, |fingerprint| Some(*fingerprint) == trusted) {
             Ok(part) => {
@@ -343,6 +344,7 @@ impl PartStore {
             return error;
         }
         let Some(entry) = self.0.inventory.remove(id) else { return Error::data_loss(error.message) };
+        metrics::counter!("volley_parts_quarantined_total").increment(1);
         self.0.cache.forget(id);
         let quarantine = &self.0.quarantine;
         if gone {

@@ -75,6 +75,11 @@ impl Volume {
         &self.layout
     }
 
+    /// When the node stops accepting parts, and when it accepts them again.
+    pub fn watermarks(&self) -> Watermarks {
+        self.health.lock().watermarks
+    }
+
     /// Why no further write is tried, after a write or fsync failed.
     pub fn write_failure(&self) -> Option<String> {
         self.health.lock().write_failure.clone()
@@ -132,7 +137,9 @@ impl Volume {
     pub fn sync(&self, file: &File, path: &Path, bytes: u64) -> io::Result<()> {
         let began = Instant::now();
         let synced = fs_ops::sync(file, path);
-        let took_ms = began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+        let took = began.elapsed();
+        metrics::histogram!("volley_fsync_duration_seconds").record(took);
+        let took_ms = took.as_millis().try_into().unwrap_or(u64::MAX);
         self.health.lock().record_fsync(clock::now_ms(), took_ms, bytes);
         synced
     }

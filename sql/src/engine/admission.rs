@@ -1,9 +1,11 @@
 //! How many queries run at once: of each caller, and of all together.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use volley_common::fairness::{CallerKey, KeyedCounts};
+use volley_common::telemetry::GaugeGuard;
 use volley_common::{Error, Result};
 
 /// When a refused query should be tried again, milliseconds.
@@ -21,6 +23,8 @@ pub(super) struct QueryAdmission {
 pub(super) struct QueryPermit {
     admission: Arc<QueryAdmission>,
     caller: CallerKey,
+    began: Instant,
+    _counted: GaugeGuard,
 }
 
 impl QueryAdmission {
@@ -36,6 +40,7 @@ impl QueryAdmission {
         let mut running = self.running.lock();
         if running.of(&caller) >= self.most_per_caller {
             let most = self.most_per_caller;
+            metrics::counter!("volley_queries_refused_total", "scope" => "principal").increment(1);
             return Err(Error::exhausted(format!(
                 "{caller} runs {most} queries at this node, the most that one may run at once (`max_queries_per_principal`): let some of them end, or ask another node"
             ))
@@ -43,6 +48,7 @@ impl QueryAdmission {
         }
         if running.all() >= self.most {
             let most = self.most;
+            metrics::counter!("volley_queries_refused_total", "scope" => "all").increment(1);
             return Err(Error::exhausted(format!(
                 "this node runs {most} queries, the most that it runs at once (`max_concurrent_queries`): try again, or ask another node"
             ))
@@ -50,7 +56,8 @@ impl QueryAdmission {
         }
         running.add((caller != CallerKey::Cluster).then(|| caller.clone()));
         drop(running);
-        Ok(QueryPermit { admission: self.clone(), caller })
+        let counted = GaugeGuard::count(metrics::gauge!("volley_queries"));
+        Ok(QueryPermit { admission: self.clone(), caller, began: Instant::now(), _counted: counted })
     }
 
     /// Whether one more query would be admitted, of a caller that has none.
@@ -67,6 +74,7 @@ impl QueryAdmission {
 
 impl Drop for QueryPermit {
     fn drop(&mut self) {
+        metrics::histogram!("volley_query_duration_seconds").record(self.began.elapsed());
         self.admission.running.lock().remove(&self.caller);
     }
 }

@@ -72,7 +72,10 @@ impl QueryRun {
                 tracing::debug!(reason, "a query stays on this node");
                 execute(plan, state, false)
             }
-            QueryPlacement::Stages(staged) => execute(staged.plan, &staged.state, true),
+            QueryPlacement::Stages(staged) => {
+                staged.count();
+                execute(staged.plan, &staged.state, true)
+            }
         }
     }
 

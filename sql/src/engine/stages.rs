@@ -39,7 +39,7 @@ use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::analyze::AnalyzeExec;
-use datafusion_distributed::{DistributedExec, display_plan_ascii};
+use datafusion_distributed::{DistributedExec, NetworkBoundaryExt, display_plan_ascii};
 use futures::future::join_all;
 use volley_common::wire::cluster::TicketPart;
 use volley_common::{NodeId, Result};
@@ -88,6 +88,18 @@ pub(super) struct StagedPlan {
 }
 
 impl StagedPlan {
+    /// Counts the query and its stages in the metrics.
+    pub(super) fn count(&self) {
+        let mut stages = 1;
+        // A plan that cannot be walked has one.
+        let _ = self.plan.apply(|node| {
+            stages += u64::from(node.is_network_boundary());
+            Ok(TreeNodeRecursion::Continue)
+        });
+        metrics::counter!("volley_queries_distributed_total").increment(1);
+        metrics::counter!("volley_query_stages_total").increment(stages);
+    }
+
     /// The stages, and the node of each task.
     pub(super) fn describe(&self) -> String {
         let mut text = String::from("tasks:");

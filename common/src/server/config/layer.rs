@@ -56,6 +56,7 @@ pub const ROLE_KEYS: [(&str, &[&str]); 2] = [
             "max_shard_replicas",
             "max_tables",
             "max_ticket_ms",
+            "metrics_tables",
             "node_timeout_ms",
             "peers",
             "repair_delay_ms",

@@ -48,6 +48,15 @@ fn share(port: PortKind, files: usize) -> usize {
     .max(1)
 }
 
+/// Counts a connection that is closed because of a limit.
+pub fn count_refused(port: PortKind, excess: ConnectionExcess) {
+    let scope = match excess {
+        ConnectionExcess::All => "all",
+        ConnectionExcess::Network => "network",
+    };
+    metrics::counter!("volley_connections_refused_total", "port" => port.label(), "scope" => scope).increment(1);
+}
+
 /// Connections that are counted in all and by network, which is an IPv4 address or an IPv6 network of 64 bits.
 #[derive(Debug)]
 pub struct ConnectionCounts {

@@ -54,6 +54,37 @@ async fn error_before_a_stream_is_the_whole_response() {
 }
 
 #[tokio::test]
+async fn call_is_counted_with_its_code_when_its_reply_ends() {
+    let server = TestServer::start(|request| async move {
+        match request.headers().contains_key("missing") {
+            true => grpc_error(Error::not_found("no table \"x\"")),
+            false => grpc_frames(stream::iter([Ok(message(1, 10)), Err(Error::data_loss("gone"))])),
+        }
+    })
+    .await;
+    let mut client = server.client().await;
+    let mut missing = Request::new(arrow_flight::Empty {});
+    missing.metadata_mut().insert("missing", "1".parse().unwrap());
+    assert_eq!(client.list_actions(missing).await.unwrap_err().code(), Code::NotFound);
+    let mut broken = client.list_actions(arrow_flight::Empty {}).await.unwrap().into_inner();
+    while let Ok(Some(_)) = broken.message().await {}
+    drop(broken);
+    let counted =
+        |code: &str| format!("volley_requests_total{{port=\"flight\",method=\"ListActions\",code=\"{code}\"}}");
+    let expected = ["NOT_FOUND", "DATA_LOSS"].map(counted);
+    soon(async {
+        loop {
+            let text = tokio::task::spawn_blocking(crate::telemetry::render).await.unwrap().unwrap();
+            if expected.iter().all(|line| text.contains(line)) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn request_has_the_address_that_it_came_from() {
     let server = TestServer::start(|request| {
         let peer = PeerAddress::of(request.extensions());

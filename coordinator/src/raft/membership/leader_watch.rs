@@ -46,6 +46,7 @@ pub async fn run(ctx: Arc<RaftContext>) {
 }
 
 fn log_change(own: u64, leader: Option<u64>) {
+    metrics::counter!("volley_raft_leader_changes_total").increment(1);
     match leader {
         Some(leader) if leader == own => tracing::info!(leader, "this coordinator leads"),
         Some(leader) => tracing::info!(leader, "another coordinator leads"),

@@ -14,6 +14,8 @@ use volley_common::{Error, Result};
 pub const TMP: &str = "tmp";
 /// The subfolder for snapshots.
 pub const SNAPSHOTS: &str = "snapshots";
+/// The file of the database.
+pub const DATABASE: &str = "catalog.redb";
 /// The mode of every file: the catalog has keys and hashes of passwords.
 const FILE_MODE: u32 = 0o600;
 
@@ -107,7 +109,7 @@ impl DataDir for LocalDataDir {
     }
 
     fn database(&self, builder: &Builder) -> Result<Database, DatabaseError> {
-        let path = self.0.join("catalog.redb");
+        let path = self.0.join(DATABASE);
         // An empty file becomes a database. Created here, since the library would let every user of the machine read it.
         let created = OpenOptions::new().create(true).truncate(false).write(true).mode(FILE_MODE).open(&path);
         created.map_err(|e| DatabaseError::Storage(e.into()))?;

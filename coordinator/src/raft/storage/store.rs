@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use prost::Message;
@@ -259,7 +260,9 @@ fn commit(db: &Database, data_dir: &dyn DataDir, writes: Vec<StoreWrite>) -> Res
             tables.write(data_dir, write)?;
         }
     }
+    let began = Instant::now();
     txn.commit()?;
+    metrics::histogram!("volley_catalog_commit_duration_seconds").record(began.elapsed());
     Ok(())
 }
 

@@ -130,6 +130,11 @@ impl<T: ScanOutput> ScanReader<T> {
         Ok(Vec::new())
     }
 
+    /// The rows are sent to the caller of a get: they count in the metrics.
+    pub fn count_sent_rows(&mut self) {
+        self.parts.count_sent_rows();
+    }
+
     /// Counts a frame of the last outputs as unsent, if another node sent them.
     pub fn count_unsent(&self, frame: FlightFrame) -> FlightFrame {
         match &self.current {

@@ -109,6 +109,13 @@ fn every_method_has_its_callers() {
 }
 
 #[test]
+fn every_method_has_its_label_in_metrics() {
+    let known: BTreeSet<&str> = METHODS.iter().map(|(method, _)| *method).collect();
+    let labelled: BTreeSet<&str> = crate::telemetry::methods::METHODS.into_iter().collect();
+    assert_eq!(known, labelled);
+}
+
+#[test]
 fn unknown_method_is_refused_to_everybody() {
     for path in ["/volley.cluster.v1.Coordinator/propose", "/volley.cluster.v1.Coordinator/Propose/", "/", "", "x"] {
         for (caller, expected) in [
