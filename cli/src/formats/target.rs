@@ -28,10 +28,21 @@ pub struct OutputTarget {
 pub struct CountingFile {
     file: File,
     bytes: u64,
+    refuses_writes: bool,
+}
+
+impl CountingFile {
+    /// Writes nothing more: the output stays without its end.
+    pub fn refuse_writes(&mut self) {
+        self.refuses_writes = true;
+    }
 }
 
 impl Write for CountingFile {
     fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        if self.refuses_writes {
+            return Err(std::io::Error::other("the output is not continued"));
+        }
         let written = self.file.write(buffer)?;
         self.bytes += written as u64;
         Ok(written)
@@ -56,7 +67,7 @@ impl OutputTarget {
     /// writable. All name the path.
     pub fn open(path: &Path) -> Result<(OutputTarget, CountingFile)> {
         let target = |replace, stdout| OutputTarget { path: path.to_path_buf(), replace, stdout };
-        let counting = |file| CountingFile { file, bytes: 0 };
+        let counting = |file| CountingFile { file, bytes: 0, refuses_writes: false };
         if is_stdout(path) {
             let stdout = std::io::stdout().as_fd().try_clone_to_owned().map_err(|e| io_error(path, &e))?;
             return Ok((target(None, true), counting(File::from(stdout))));

@@ -13,22 +13,23 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use volley_common::{Error, Result};
 
+use super::compression::{FileCompression, OutputFile};
 use super::delimited::DelimitedWriter;
 use super::exact::ExactColumns;
-use super::target::{CountingFile, OutputTarget};
-use super::{Format, file_error};
+use super::target::OutputTarget;
+use super::{Format, file_error, io_error};
 use crate::threads::BatchWriter;
 
 /// A row group is closed at this many encoded bytes, to bound the memory for wide tables.
 const ROW_GROUP_BYTES: usize = 128 << 20;
 
-type Buffered = BufWriter<CountingFile>;
+type Buffered = BufWriter<OutputFile>;
 
 /// Writes one format.
 trait FormatEncoder: Send {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError>;
     /// Writes the end of the format and returns the flushed file.
-    fn finish(self: Box<Self>) -> Result<CountingFile, ArrowError>;
+    fn finish(self: Box<Self>) -> Result<OutputFile, ArrowError>;
 }
 
 /// A file that is being written.
@@ -39,7 +40,7 @@ struct TableFileWriter {
     encoder: Box<dyn FormatEncoder>,
 }
 
-/// Starts a file of the format; `null` is the text for a null in CSV and TSV. Nothing appears at `path` until
+/// Starts a file of the format, compressed if its extension is `.gz` or `.zst`; `null` is the text for a null in CSV and TSV. Nothing appears at `path` until
 /// [`BatchWriter::finish`], unless it is a pipe, a device or the standard output.
 ///
 /// # Errors
@@ -50,12 +51,13 @@ pub fn create(path: &Path, format: Format, schema: &SchemaRef, null: Option<&str
     }
     let columns = ExactColumns::new(format, schema).map_err(|e| file_error(path, e))?;
     let (target, file) = OutputTarget::open(path)?;
+    let file = OutputFile::new(file, FileCompression::of(path)).map_err(|e| io_error(path, &e))?;
     let encoder = encoder(file, format, columns.schema(), null.unwrap_or_default()).map_err(|e| file_error(path, e))?;
     Ok(Box::new(TableFileWriter { path: path.to_path_buf(), target, columns, encoder }))
 }
 
 fn encoder(
-    file: CountingFile,
+    file: OutputFile,
     format: Format,
     schema: &SchemaRef,
     null: &str,
@@ -106,7 +108,7 @@ impl BatchWriter for TableFileWriter {
 
     fn finish(self: Box<Self>) -> Result<u64> {
         let TableFileWriter { path, target, encoder, .. } = *self;
-        let file = encoder.finish().map_err(|e| {
+        let file = encoder.finish().and_then(|file| file.finish().map_err(ArrowError::from)).map_err(|e| {
             target.exit_if_closed(&e);
             file_error(&path, e)
         })?;
@@ -114,7 +116,7 @@ impl BatchWriter for TableFileWriter {
     }
 }
 
-fn unbuffered(file: Buffered) -> Result<CountingFile, ArrowError> {
+fn unbuffered(file: Buffered) -> Result<OutputFile, ArrowError> {
     Ok(file.into_inner().map_err(|e| e.into_error())?)
 }
 
@@ -127,7 +129,7 @@ impl FormatEncoder for ArrowWriter<Buffered> {
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<CountingFile, ArrowError> {
+    fn finish(self: Box<Self>) -> Result<OutputFile, ArrowError> {
         unbuffered(self.into_inner()?)
     }
 }
@@ -137,7 +139,7 @@ impl FormatEncoder for DelimitedWriter<Buffered> {
         DelimitedWriter::write(self, batch)
     }
 
-    fn finish(self: Box<Self>) -> Result<CountingFile, ArrowError> {
+    fn finish(self: Box<Self>) -> Result<OutputFile, ArrowError> {
         unbuffered(self.into_inner())
     }
 }
@@ -147,7 +149,7 @@ impl FormatEncoder for json::LineDelimitedWriter<Buffered> {
         json::Writer::write(self, batch)
     }
 
-    fn finish(mut self: Box<Self>) -> Result<CountingFile, ArrowError> {
+    fn finish(mut self: Box<Self>) -> Result<OutputFile, ArrowError> {
         json::Writer::finish(&mut self)?;
         unbuffered(self.into_inner())
     }
@@ -163,7 +165,7 @@ impl FormatEncoder for FileWriter<Buffered> {
         })
     }
 
-    fn finish(mut self: Box<Self>) -> Result<CountingFile, ArrowError> {
+    fn finish(mut self: Box<Self>) -> Result<OutputFile, ArrowError> {
         FileWriter::finish(&mut self)?;
         unbuffered(self.into_inner()?)
     }
@@ -174,7 +176,7 @@ impl FormatEncoder for StreamWriter<Buffered> {
         StreamWriter::write(self, batch)
     }
 
-    fn finish(mut self: Box<Self>) -> Result<CountingFile, ArrowError> {
+    fn finish(mut self: Box<Self>) -> Result<OutputFile, ArrowError> {
         StreamWriter::finish(&mut self)?;
         unbuffered(self.into_inner()?)
     }

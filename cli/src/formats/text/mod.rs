@@ -21,7 +21,6 @@ use volley_common::Result;
 
 use super::input::InputFile;
 use super::{Format, check_content, file_error};
-use crate::progress::ProgressReader;
 use csv_rows::{CsvCell, CsvRows};
 use json_rows::JsonRows;
 
@@ -111,8 +110,7 @@ enum TextRows {
 impl TextRows {
     fn open(input: &InputFile, bar: ProgressBar) -> Result<TextRows> {
         check_content(input)?;
-        let file = ProgressReader::new(input.open()?, bar);
-        let reader: Input = Box::new(BufReader::with_capacity(READ_BYTES, file));
+        let reader: Input = Box::new(BufReader::with_capacity(READ_BYTES, input.reader(bar)?));
         match input.format {
             Format::Tsv => CsvRows::new(reader, b'\t').map(TextRows::Csv),
             Format::Jsonl => JsonRows::new(reader).map(TextRows::Json),
