@@ -29,3 +29,43 @@ fn compressed_files_are_put_and_written() {
     assert_eq!(dev.json(&["ls", "t"])[0]["rows"], 2);
     dev.stop();
 }
+
+#[test]
+fn csv_of_other_programs_is_read_and_written() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let dev = DevProcess::start(&folder.path().join("data"), &["--nodes", "1"]);
+    // As Excel writes it in Western Europe.
+    std::fs::write(at("t.csv"), b"# sales\nname;price\n\xc4pfel;1\n'a;b';2\n").unwrap();
+    let excel = ["--delimiter", ";", "--quote", "'", "--encoding", "windows-1252"];
+    dev.ok(&[&["put", &at("t.csv"), "--table", "t", "--comment", "#"], &excel[..]].concat());
+    assert_eq!(dev.ok(&["get", "t", "-o", "-", "--format", "csv"]), "name,price\n\u{c4}pfel,1\na;b,2\n");
+    dev.ok(&[&["get", "t", "-o", &at("back.csv")], &excel[..]].concat());
+    assert_eq!(std::fs::read(at("back.csv")).unwrap(), b"name;price\n\xc4pfel;1\n'a;b';2\n");
+
+    // Without a header columns are numbered, or those of the table.
+    std::fs::write(at("rows.csv"), "x,3\n").unwrap();
+    dev.ok(&["put", &at("rows.csv"), "--table", "u", "--no-header"]);
+    assert_eq!(dev.ok(&["get", "u", "-o", "-", "--format", "csv"]), "c0,c1\nx,3\n");
+    dev.ok(&["put", &at("rows.csv"), "--table", "t", "--no-header", "--mode", "append"]);
+    assert_eq!(dev.ok(&["get", "t", "-o", "-", "--format", "tsv", "--no-header"]).lines().last(), Some("x\t3"));
+
+    for (args, expected) in [
+        (&["put", &at("rows.csv"), "--table", "t", "--delimiter", "\""][..], "--delimiter and --quote are the same"),
+        (&["get", "t", "-o", &at("t.parquet"), "--no-header"], "--no-header is for CSV and TSV"),
+        (&["get", "t", "--encoding", "utf-16"], "--encoding is for files"),
+        (
+            &["get", "t", "-o", "-", "--format", "csv", "--encoding", "latin-1", "--null", "\u{20ac}"],
+            "cannot stand for null",
+        ),
+    ] {
+        let error = dev.error(args);
+        assert!(error.contains(expected), "{error}");
+    }
+    dev.ok(&["get", "t", "-o", &at("t.parquet")]);
+    let error = dev.error(&["put", &at("t.parquet"), "--table", "t", "--comment", "#"]);
+    assert!(error.contains("--comment is for CSV, and no file is that"), "{error}");
+    let error = dev.error(&["put", &at("t.parquet"), &at("rows.csv"), "--table", "w", "--no-header"]);
+    assert!(error.contains("give --schema"), "{error}");
+    dev.stop();
+}

@@ -8,8 +8,8 @@ use volley_common::options::{Codec, Mode};
 
 use super::values::{time_to_live, whole};
 use crate::column_list::ColumnList;
-use crate::formats::Format;
 use crate::formats::text::ColumnType;
+use crate::formats::{CsvOptions, Format, ascii_character};
 
 #[derive(Debug, clap::Args)]
 pub struct PutArgs {
@@ -70,6 +70,11 @@ pub struct PutArgs {
     /// Infer types from the first N rows of each file only. The put fails at a later row that does not fit.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub infer_rows: Option<u64>,
+    #[command(flatten)]
+    pub csv: CsvOptions,
+    /// A line of CSV that begins with this character is no row.
+    #[arg(long, value_name = "CHARACTER", value_parser = ascii_character, allow_hyphen_values = true)]
+    pub comment: Option<u8>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -98,6 +103,8 @@ pub struct GetArgs {
     /// The text for a null in CSV and TSV; an equal text is quoted [default: empty].
     #[arg(long, value_name = "TEXT")]
     pub null: Option<String>,
+    #[command(flatten)]
+    pub csv: CsvOptions,
     /// Endpoints fetched at the same time.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub streams: u16,

@@ -15,9 +15,14 @@ use super::versions;
 use crate::args::{ModeArg, PutArgs};
 use crate::column_list::column_names;
 use crate::{output, progress, threads};
-use inputs::{InputFiles, KnownTypes, TypeRules};
+use inputs::InputFiles;
+use type_rules::{KnownTypes, TypeRules};
 
 mod inputs;
+mod type_rules;
+
+/// Columns that a message shows.
+const MAX_SHOWN: usize = 50;
 
 /// Puts the files into the table.
 pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, json: bool) -> Result<()> {

@@ -28,11 +28,7 @@ pub fn schema(mut file: File) -> Result<SchemaRef, ArrowError> {
 pub fn open(mut file: File, bar: ProgressBar) -> Result<Batches, ArrowError> {
     let is_file = is_file(&mut file)?;
     let reader = ProgressReader::new(BufReader::new(file), bar);
-    if is_file {
-        Ok(Box::new(FileReader::try_new(reader, None)?))
-    } else {
-        open_stream(reader)
-    }
+    if is_file { Ok(Box::new(FileReader::try_new(reader, None)?)) } else { open_stream(reader) }
 }
 
 /// The schema of a stream.

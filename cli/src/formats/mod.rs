@@ -25,7 +25,9 @@ use text::TextOptions;
 
 mod compression;
 mod content;
+mod csv_options;
 mod delimited;
+mod encoding;
 mod exact;
 mod input;
 mod int96;
@@ -38,10 +40,11 @@ pub mod text;
 mod text_values;
 mod write;
 
+pub use csv_options::{CsvOptions, ascii_character};
 pub use input::InputFile;
 pub use int96::Int96Needs;
 pub use target::is_stdout;
-pub use write::{create, json_lines};
+pub use write::{OutputOptions, create, json_lines};
 
 /// Rows of a batch that a reader of a row format returns.
 const BATCH_ROWS: usize = 8192;

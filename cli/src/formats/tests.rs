@@ -32,7 +32,7 @@ impl TestFolder {
 }
 
 fn write(path: &Path, batches: &[RecordBatch]) -> Result<()> {
-    let mut writer = create(path, Format::of(path)?, &batches[0].schema(), None)?;
+    let mut writer = create(path, Format::of(path)?, &batches[0].schema(), &OutputOptions::default())?;
     for batch in batches {
         writer.write(batch)?;
     }
@@ -181,7 +181,7 @@ fn arrow_stream_with_a_file_extension_is_read_as_a_stream() {
 fn file_appears_only_when_it_is_complete() {
     let folder = TestFolder::new();
     let path = folder.with("t.parquet", "the old one");
-    let mut writer = create(&path, Format::Parquet, &simple().schema(), None).unwrap();
+    let mut writer = create(&path, Format::Parquet, &simple().schema(), &OutputOptions::default()).unwrap();
     writer.write(&simple()).unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "the old one");
     drop(writer);
@@ -262,7 +262,7 @@ fn compressed_output_that_fails_has_no_end() {
         let pipe = pipe.clone();
         move || std::fs::read(pipe).unwrap()
     });
-    let mut writer = create(&pipe, Format::Csv, &simple().schema(), None).unwrap();
+    let mut writer = create(&pipe, Format::Csv, &simple().schema(), &OutputOptions::default()).unwrap();
     writer.write(&simple()).unwrap();
     drop(writer);
     let bytes = reader.join().unwrap();

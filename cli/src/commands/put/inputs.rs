@@ -12,127 +12,12 @@ use volley_common::ipc::conform::conform_split;
 use volley_common::ipc::schema::{check_appendable, project};
 use volley_common::{Error, Result};
 
+use super::MAX_SHOWN;
+use super::type_rules::{KnownTypes, TypeRules};
 use crate::args::PutArgs;
-use crate::formats::text::{self, ColumnType, FieldStats, TextOptions};
+use crate::formats::text::{self, FieldStats, TextOptions};
 use crate::formats::{self, Format, InputFile, Int96Needs};
 use crate::threads::Emit;
-
-/// Columns whose types are shown.
-const MAX_SHOWN: usize = 50;
-
-/// Types of text that are known, so not inferred.
-pub enum KnownTypes {
-    /// None.
-    None,
-    /// All columns, from `--schema`.
-    Schema(SchemaRef),
-    /// All columns, of a table that is appended to.
-    AppendedTable(SchemaRef),
-    /// The types of the columns that a replaced table has too.
-    ReplacedTable(SchemaRef),
-    /// All columns, of the Parquet or Arrow files of the same put.
-    OtherFiles(SchemaRef),
-}
-
-/// Where the types of text come from.
-pub struct TypeRules {
-    /// Types that are known.
-    pub known: KnownTypes,
-    /// The table that files with types are appended to: they get its order of columns, and its units for INT96.
-    pub appended: Option<SchemaRef>,
-    /// Types of single columns, before all others.
-    types: Vec<ColumnType>,
-    text: TextOptions,
-}
-
-impl TypeRules {
-    /// The rules of a command line.
-    ///
-    /// # Errors
-    /// INVALID_ARGUMENT: the file of the schema has none, or `--type` names a column twice.
-    pub fn of(put: &PutArgs) -> Result<TypeRules> {
-        let names: Vec<&str> = put.types.iter().map(|named| named.column.as_str()).collect();
-        if let Some(twice) = (1..names.len()).find(|&at| names[..at].contains(&names[at])) {
-            return Err(Error::invalid(format!(
-                "--type names the column {:?} twice: a column has one type",
-                names[twice]
-            )));
-        }
-        let known = match &put.schema {
-            Some(path) => KnownTypes::Schema(text::schema_file(path)?),
-            None => KnownTypes::None,
-        };
-        let text = TextOptions {
-            nulls: put.nulls.clone(),
-            infer_rows: put.infer_rows,
-            typed: put.types.iter().map(|named| named.column.clone()).collect(),
-            all_text: put.all_text,
-        };
-        Ok(TypeRules { known, appended: None, types: put.types.clone(), text })
-    }
-
-    /// The schema, if no type is to be inferred.
-    fn all_columns(&self) -> Option<&SchemaRef> {
-        match &self.known {
-            KnownTypes::Schema(schema) | KnownTypes::AppendedTable(schema) | KnownTypes::OtherFiles(schema) => {
-                Some(schema)
-            }
-            KnownTypes::None | KnownTypes::ReplacedTable(_) => None,
-        }
-    }
-
-    /// Refuses options of inference where nothing is inferred.
-    fn check_inference_options(&self) -> Result<()> {
-        let given = [("--all-text", self.text.all_text), ("--infer-rows", self.text.infer_rows.is_some())];
-        match given.into_iter().find(|(_, given)| *given && self.all_columns().is_some()) {
-            Some((option, _)) => Err(Error::invalid(format!("{option} has no effect here{}", self.hint()))),
-            None => Ok(()),
-        }
-    }
-
-    /// A column, with its inferred type unless another rule names one.
-    fn field(&self, name: &str, inferred: DataType) -> FieldRef {
-        match &self.known {
-            KnownTypes::ReplacedTable(table) if !self.text.all_text => {
-                if let Some((_, field)) = table.fields().find(name) {
-                    return field.clone();
-                }
-            }
-            _ => {}
-        }
-        Arc::new(Field::new(name, if self.text.all_text { DataType::Utf8 } else { inferred }, true))
-    }
-
-    /// The schema with the types that `--type` names.
-    fn with_named_types(&self, schema: Schema) -> Result<SchemaRef> {
-        let mut fields: Vec<FieldRef> = schema.fields().iter().cloned().collect();
-        for ColumnType { column, data_type } in &self.types {
-            let index = schema.index_of(column).map_err(|_| {
-                let names: Vec<&str> =
-                    schema.fields().iter().take(MAX_SHOWN).map(|field| field.name().as_str()).collect();
-                Error::invalid(format!("--type names the column {column:?}: the columns are {}", names.join(", ")))
-            })?;
-            fields[index] = Arc::new(fields[index].as_ref().clone().with_data_type(data_type.clone()));
-        }
-        Ok(Arc::new(Schema::new_with_metadata(fields, schema.metadata)))
-    }
-
-    /// What to do about a value that does not fit its type.
-    fn hint(&self) -> &'static str {
-        match &self.known {
-            KnownTypes::AppendedTable(_) => " (the types are the table's)",
-            KnownTypes::ReplacedTable(_) => {
-                " (columns keep the types of the table that is replaced: --type COLUMN=TYPE changes one, --all-text all)"
-            }
-            KnownTypes::OtherFiles(_) => " (the types are those of the files that have types)",
-            KnownTypes::Schema(_) => " (the types are those of --schema)",
-            KnownTypes::None if self.text.infer_rows.is_some() => {
-                " (types were inferred from the first rows only: without --infer-rows from all)"
-            }
-            KnownTypes::None => "",
-        }
-    }
-}
 
 /// The files of a put.
 pub struct InputFiles {
@@ -159,23 +44,25 @@ impl InputFiles {
 
     /// Refuses options that have no effect on these files.
     pub fn check_options(&self, put: &PutArgs) -> Result<()> {
-        let given = [
+        let text = [
             ("--type", !put.types.is_empty()),
             ("--schema", put.schema.is_some()),
             ("--all-text", put.all_text),
             ("--infer-rows", put.infer_rows.is_some()),
-            ("--null", !put.nulls.is_empty()),
         ];
-        let is_csv = |file: &InputFile| matches!(file.format, Format::Csv | Format::Tsv);
-        let has_csv = self.files.iter().any(is_csv);
-        for (option, given) in given {
-            let (formats, usable) =
-                if option == "--null" { ("CSV", has_csv) } else { ("CSV and JSON", self.have_text()) };
-            if given && !usable {
+        let csv = [("--null", !put.nulls.is_empty()), ("--comment", put.comment.is_some())];
+        let given = |options: &[(&'static str, bool)]| options.iter().find(|(_, given)| *given).map(|(name, _)| *name);
+        let is_csv = |file: &&InputFile| matches!(file.format, Format::Csv | Format::Tsv);
+        let mut csv_files = self.files.iter().filter(is_csv).peekable();
+        let has_csv = csv_files.peek().is_some();
+        for (option, formats, usable) in
+            [(given(&text), "CSV and JSON", self.have_text()), (given(&csv).or(put.csv.given()), "CSV", has_csv)]
+        {
+            if let Some(option) = option.filter(|_| !usable) {
                 return Err(Error::invalid(format!("{option} is for {formats}, and no file is that")));
             }
         }
-        Ok(())
+        csv_files.try_for_each(|file| put.csv.check(file.format, put.comment).map_err(Error::invalid))
     }
 
     /// Determines the one schema of all files.
@@ -198,6 +85,7 @@ impl InputFiles {
                 None => rules.known = KnownTypes::OtherFiles(typed),
             }
         }
+        rules.name_columns()?;
         rules.check_inference_options()?;
         self.schema = match rules.all_columns() {
             Some(schema) => rules.with_named_types(schema.as_ref().clone())?,
@@ -210,7 +98,7 @@ impl InputFiles {
             }
         };
         for file in self.files.iter().filter(|file| file.format.is_text()) {
-            text::check(file, &self.schema)?;
+            text::check(file, &self.schema, &rules.text)?;
         }
         self.hint = rules.hint();
         self.options = rules.text;
@@ -262,7 +150,7 @@ impl InputFiles {
             if file.format != Format::Jsonl {
                 match &header {
                     None => header = Some(names(&stats)),
-                    Some(header) => text::check(file, header)?,
+                    Some(header) => text::check(file, header, options)?,
                 }
             }
             all.merge(&stats);

@@ -25,7 +25,7 @@ const BATCH_BYTES: usize = 16 << 20;
 /// # Errors
 /// INVALID_ARGUMENT: the columns of CSV are not those of the schema, or a type has no text form.
 pub fn open(input: &InputFile, schema: SchemaRef, options: &TextOptions, bar: ProgressBar) -> Result<Batches> {
-    let batches = match TextRows::open(input, bar)? {
+    let batches = match TextRows::open(input, options, bar)? {
         TextRows::Csv(rows) => csv(rows, schema, options.clone()),
         TextRows::Json(rows) => json(rows, schema),
     };

@@ -9,6 +9,30 @@ use crate::output::plural;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
+/// Where the names of the columns come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ColumnNames {
+    /// The first record.
+    Header,
+    /// No record: c0, c1 and so on.
+    Numbered,
+    /// No record: they are known.
+    Known(Vec<String>),
+}
+
+/// How records are written.
+#[derive(Clone, Debug)]
+pub struct CsvDialect {
+    /// What is between cells.
+    pub delimiter: u8,
+    /// What is around cells, if they may have it.
+    pub quote: Option<u8>,
+    /// What a line begins with that is no record.
+    pub comment: Option<u8>,
+    /// The names of the columns.
+    pub names: ColumnNames,
+}
+
 /// Where a cell is in its record.
 #[derive(Clone, Copy, Debug)]
 struct CellSpan {
@@ -32,7 +56,7 @@ pub struct CsvCell<'a> {
 /// Reads records one at a time, into one buffer.
 pub struct CsvRows<R> {
     input: R,
-    delimiter: u8,
+    dialect: CsvDialect,
     /// The bytes of a record while it is read.
     bytes: Vec<u8>,
     record: String,
@@ -40,6 +64,10 @@ pub struct CsvRows<R> {
     /// Lines read.
     lines: u64,
     header: Vec<String>,
+    /// Whether the current record is a row that was not returned.
+    has_row: bool,
+    /// Whether an empty line was skipped.
+    has_gap: bool,
 }
 
 fn error(line: u64, text: impl std::fmt::Display) -> ArrowError {
@@ -47,19 +75,21 @@ fn error(line: u64, text: impl std::fmt::Display) -> ArrowError {
 }
 
 impl<R: BufRead> CsvRows<R> {
-    /// Reads the header.
+    /// Reads the header, if there is one.
     ///
     /// # Errors
     /// An empty file, a column without a name, or two of one name.
-    pub fn new(input: R, delimiter: u8) -> Result<Self, ArrowError> {
+    pub fn new(input: R, mut dialect: CsvDialect) -> Result<Self, ArrowError> {
         let (bytes, record, cells, header) = Default::default();
-        let mut rows = CsvRows { input, delimiter, bytes, record, cells, lines: 0, header };
-        if !rows.read()? {
-            let text = "the file is empty: its first line must name the columns";
-            return Err(ArrowError::CsvError(text.into()));
-        }
-        let header: Vec<String> = (0..rows.cells.len()).map(|index| rows.cell(index).text.to_string()).collect();
-        let line = rows.cells[0].line;
+        let names = std::mem::replace(&mut dialect.names, ColumnNames::Header);
+        let (lines, has_row, has_gap) = (0, false, false);
+        let mut rows = CsvRows { input, dialect, bytes, record, cells, lines, header, has_row, has_gap };
+        let header = match names {
+            ColumnNames::Header => rows.read_header()?,
+            ColumnNames::Numbered => rows.number_columns()?,
+            ColumnNames::Known(names) => names,
+        };
+        let line = rows.cells.first().map_or(1, |cell| cell.line);
         let mut seen = std::collections::HashMap::new();
         for (index, name) in header.iter().enumerate() {
             if name.is_empty() {
@@ -73,6 +103,30 @@ impl<R: BufRead> CsvRows<R> {
         }
         rows.header = header;
         Ok(rows)
+    }
+
+    fn read_header(&mut self) -> Result<Vec<String>, ArrowError> {
+        if !self.read()? {
+            let text = "the file is empty: its first line must name the columns";
+            return Err(ArrowError::CsvError(text.into()));
+        }
+        Ok((0..self.cells.len()).map(|index| self.cell(index).text.to_string()).collect())
+    }
+
+    /// Names for as many columns as the first row has.
+    fn number_columns(&mut self) -> Result<Vec<String>, ArrowError> {
+        if !self.read()? {
+            let text =
+                "the file is empty: with --no-header its first row tells the number of columns, unless --schema does";
+            return Err(ArrowError::CsvError(text.into()));
+        }
+        if self.cells.len() == 1 && self.has_gap {
+            let text =
+                "an empty line before the first row: with one column it may be a null; --schema tells the columns";
+            return Err(error(1, text));
+        }
+        self.has_row = true;
+        Ok((0..self.cells.len()).map(|index| format!("c{index}")).collect())
     }
 
     /// The names of the columns.
@@ -93,6 +147,9 @@ impl<R: BufRead> CsvRows<R> {
 
     /// Goes to the next row; `false` at the end. It has as many cells as the header.
     pub fn next_row(&mut self) -> Result<bool, ArrowError> {
+        if std::mem::take(&mut self.has_row) {
+            return Ok(true);
+        }
         if !self.read()? {
             return Ok(false);
         }
@@ -117,7 +174,7 @@ impl<R: BufRead> CsvRows<R> {
                 self.bytes.drain(..BOM.len());
             }
             if self.bytes.starts_with(b"\xff\xfe") || self.bytes.starts_with(b"\xfe\xff") {
-                return Err(ArrowError::CsvError("the text is UTF-16: convert it to UTF-8".into()));
+                return Err(ArrowError::CsvError("the text is UTF-16: give --encoding utf-16".into()));
             }
         }
         self.lines += u64::from(read > 0);
@@ -132,9 +189,13 @@ impl<R: BufRead> CsvRows<R> {
             if !self.read_line()? || (self.bytes.is_empty() && !self.read_line()?) {
                 return Ok(false);
             }
+            if self.dialect.comment.is_some_and(|comment| self.bytes.first() == Some(&comment)) {
+                continue;
+            }
             if self.header.len() == 1 || !matches!(&self.bytes[..], b"\n" | b"\r\n") {
                 break;
             }
+            self.has_gap = true;
         }
         let first = self.lines;
         self.cells.clear();
@@ -151,20 +212,20 @@ impl<R: BufRead> CsvRows<R> {
             let line = self.cells.get(cell - 1).map_or(first, |cell| cell.line);
             let column = self.header.get(cell - 1).map_or(format!("column {cell}"), |name| format!("column {name:?}"));
             let text = self.cells.get(cell - 1).and_then(|cell| e.as_bytes().get(cell.start..cell.end));
-            error(line, format!("{column}: {}", not_utf8(text.unwrap_or_default())))
+            error(line, format!("{column}: {}; --encoding names another encoding", not_utf8(text.unwrap_or_default())))
         })?;
         Ok(true)
     }
 
     /// Reads the cell that begins at `start`; returns where the next one begins, if the record has more.
     fn read_cell(&mut self, start: usize) -> Result<Option<usize>, ArrowError> {
-        if self.bytes.get(start) == Some(&b'"') {
-            return self.read_quoted(start);
+        if let Some(quote) = self.dialect.quote.filter(|quote| self.bytes.get(start) == Some(quote)) {
+            return self.read_quoted(start, quote);
         }
         let line = self.lines;
         let mut end = self.bytes.len();
         let rest = &self.bytes[start..];
-        let special = rest.iter().position(|b| *b == self.delimiter || matches!(b, b'\n' | b'\r'));
+        let special = rest.iter().position(|b| *b == self.dialect.delimiter || matches!(b, b'\n' | b'\r'));
         let mut next = None;
         if let Some(length) = special {
             end = start + length;
@@ -178,7 +239,7 @@ impl<R: BufRead> CsvRows<R> {
     fn after(&self, end: usize, line: u64) -> Result<Option<usize>, ArrowError> {
         match &self.bytes[end..] {
             b"" | b"\n" | b"\r\n" | b"\r" => Ok(None),
-            [byte, ..] if *byte == self.delimiter => Ok(Some(end + 1)),
+            [byte, ..] if *byte == self.dialect.delimiter => Ok(Some(end + 1)),
             [b'\r', ..] => Err(error(
                 line,
                 "a carriage return without a line feed: lines end with LF or CR LF, and a cell with a CR is quoted",
@@ -191,18 +252,18 @@ impl<R: BufRead> CsvRows<R> {
     }
 
     /// Reads a cell that begins with a quote, over as many lines as it has, and replaces `""` by `"` in place.
-    fn read_quoted(&mut self, start: usize) -> Result<Option<usize>, ArrowError> {
+    fn read_quoted(&mut self, start: usize, quote: u8) -> Result<Option<usize>, ArrowError> {
         let line = self.lines;
         let (mut end, mut at) = (start + 1, start + 1);
         loop {
-            match self.bytes[at..].iter().position(|b| *b == b'"') {
+            match self.bytes[at..].iter().position(|b| *b == quote) {
                 Some(length) => {
                     self.bytes.copy_within(at..at + length, end);
                     (end, at) = (end + length, at + length + 1);
-                    if self.bytes.get(at) != Some(&b'"') {
+                    if self.bytes.get(at) != Some(&quote) {
                         break;
                     }
-                    self.bytes[end] = b'"';
+                    self.bytes[end] = quote;
                     (end, at) = (end + 1, at + 1);
                 }
                 None => {
@@ -229,8 +290,16 @@ impl<R: BufRead> CsvRows<R> {
 mod tests {
     use super::*;
 
+    fn comma() -> CsvDialect {
+        CsvDialect { delimiter: b',', quote: Some(b'"'), comment: None, names: ColumnNames::Header }
+    }
+
     fn rows(text: &[u8]) -> Result<Vec<Vec<String>>, String> {
-        let mut rows = CsvRows::new(text, b',').map_err(|e| e.to_string())?;
+        rows_of(text, comma())
+    }
+
+    fn rows_of(text: &[u8], dialect: CsvDialect) -> Result<Vec<Vec<String>>, String> {
+        let mut rows = CsvRows::new(text, dialect).map_err(|e| e.to_string())?;
         let mut all = Vec::new();
         while rows.next_row().map_err(|e| e.to_string())? {
             let cell = |index| {
@@ -248,6 +317,33 @@ mod tests {
         let expected = [["2:1", "2qx\"y\r\nz\""], ["5q", "5:"], ["6:5\" disk", "6qé,\"é"]];
         assert_eq!(rows(text).unwrap(), expected);
         assert_eq!(rows(b"a\n1\n\n2").unwrap(), [["2:1"], ["3:"], ["4:2"]]);
+    }
+
+    #[test]
+    fn other_characters_delimit_quote_and_comment() {
+        let dialect = CsvDialect { delimiter: b';', quote: Some(b'\''), comment: Some(b'#'), ..comma() };
+        let text = b"# by hand\na;b\n#1;2\n'x''#;';\"y\n'#';\n";
+        assert_eq!(rows_of(text, dialect).unwrap(), [["4qx'#;", "4:\"y"], ["5q#", "5:"]]);
+        let dialect = CsvDialect { delimiter: b'\t', quote: None, ..comma() };
+        assert_eq!(rows_of(b"a\tb\n\"x\t\n", dialect).unwrap(), [["2:\"x", "2:"]]);
+    }
+
+    #[test]
+    fn first_record_is_a_row_without_a_header() {
+        let numbered = CsvDialect { names: ColumnNames::Numbered, ..comma() };
+        assert_eq!(rows_of(b"\n1,x\n2,y\n", numbered.clone()).unwrap(), [["2:1", "2:x"], ["3:2", "3:y"]]);
+        assert_eq!(CsvRows::new(&b"1,x\n"[..], numbered.clone()).unwrap().header(), ["c0", "c1"]);
+        assert!(rows_of(b"1,x\n2\n", numbered.clone()).unwrap_err().contains("line 2: 1 cell instead of 2"));
+        assert!(rows_of(b"", numbered.clone()).unwrap_err().contains("--schema"));
+        assert!(rows_of(b"\n1\n", numbered).unwrap_err().contains("line 1: an empty line before"));
+        let known = |names: &[&str]| CsvDialect {
+            names: ColumnNames::Known(names.iter().map(ToString::to_string).collect()),
+            ..comma()
+        };
+        assert_eq!(rows_of(b"\n1\n", known(&["a"])).unwrap(), [["1:"], ["2:1"]]);
+        assert!(rows_of(b"", known(&["a"])).unwrap().is_empty());
+        assert!(rows_of(b"1,2\n", known(&["a"])).unwrap_err().contains("line 1: 2 cells instead of 1"));
+        assert!(rows_of(b"1,2\n", known(&["a", "a"])).unwrap_err().contains("both named"));
     }
 
     #[test]

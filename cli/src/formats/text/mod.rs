@@ -12,16 +12,18 @@
 //! | [`batches`] | rows to record batches |
 //! | [`types`] | types that the user names |
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 use indicatif::ProgressBar;
 use volley_common::Result;
 
+use super::csv_options::CsvOptions;
+use super::encoding::{TextEncoding, Utf8Reader};
 use super::input::InputFile;
 use super::{Format, check_content, file_error};
-use csv_rows::{CsvCell, CsvRows};
+use csv_rows::{ColumnNames, CsvCell, CsvDialect, CsvRows};
 use json_rows::JsonRows;
 
 mod batches;
@@ -61,9 +63,25 @@ pub struct TextOptions {
     pub typed: Vec<String>,
     /// Whether no column is inferred, because all are text.
     pub all_text: bool,
+    /// How CSV is written.
+    pub csv: CsvOptions,
+    /// What a line of CSV begins with that is no row.
+    pub comment: Option<u8>,
+    /// The columns of CSV without a header, if they are known.
+    pub names: Option<Vec<String>>,
 }
 
 impl TextOptions {
+    fn dialect(&self, format: Format) -> CsvDialect {
+        let names = match &self.names {
+            _ if !self.csv.no_header => ColumnNames::Header,
+            None => ColumnNames::Numbered,
+            Some(names) => ColumnNames::Known(names.clone()),
+        };
+        let (delimiter, quote) = (self.csv.delimiter(format), self.csv.quote());
+        CsvDialect { delimiter, quote, comment: self.comment, names }
+    }
+
     /// Whether a cell is null.
     fn is_null(&self, cell: CsvCell<'_>) -> bool {
         if self.nulls.is_empty() {
@@ -101,6 +119,10 @@ fn boolean(text: &str) -> Option<bool> {
 
 type Input = Box<dyn BufRead + Send>;
 
+fn buffered(reader: impl Read + Send + 'static) -> Input {
+    Box::new(BufReader::with_capacity(READ_BYTES, reader))
+}
+
 /// The rows of a text file.
 enum TextRows {
     Csv(CsvRows<Input>),
@@ -108,13 +130,16 @@ enum TextRows {
 }
 
 impl TextRows {
-    fn open(input: &InputFile, bar: ProgressBar) -> Result<TextRows> {
+    fn open(input: &InputFile, options: &TextOptions, bar: ProgressBar) -> Result<TextRows> {
         check_content(input)?;
-        let reader: Input = Box::new(BufReader::with_capacity(READ_BYTES, input.reader(bar)?));
-        match input.format {
-            Format::Tsv => CsvRows::new(reader, b'\t').map(TextRows::Csv),
-            Format::Jsonl => JsonRows::new(reader).map(TextRows::Json),
-            _ => CsvRows::new(reader, b',').map(TextRows::Csv),
+        let reader = input.reader(bar)?;
+        match (input.format, options.csv.encoding.unwrap_or_default()) {
+            (Format::Jsonl, _) => JsonRows::new(buffered(reader)).map(TextRows::Json),
+            (format, TextEncoding::Utf8) => CsvRows::new(buffered(reader), options.dialect(format)).map(TextRows::Csv),
+            (format, encoding) => {
+                let reader = Utf8Reader::new(reader, encoding);
+                CsvRows::new(buffered(reader), options.dialect(format)).map(TextRows::Csv)
+            }
         }
         .map_err(|e| file_error(&input.path, e))
     }
@@ -127,7 +152,7 @@ impl TextRows {
 pub fn infer(input: &InputFile, options: &TextOptions) -> Result<FieldStats> {
     let mut stats = FieldStats::without(options.typed.iter().cloned().collect(), options.all_text);
     let most = options.infer_rows.unwrap_or(u64::MAX);
-    match TextRows::open(input, ProgressBar::hidden())? {
+    match TextRows::open(input, options, ProgressBar::hidden())? {
         TextRows::Csv(rows) => infer_csv(rows, options, most, &mut stats),
         TextRows::Json(rows) => infer_json(rows, most, &mut stats),
     }
@@ -183,11 +208,16 @@ fn no_objects() -> ArrowError {
 ///
 /// # Errors
 /// INVALID_ARGUMENT, naming the file and the column.
-pub fn check(input: &InputFile, schema: &Schema) -> Result<()> {
+pub fn check(input: &InputFile, schema: &Schema, options: &TextOptions) -> Result<()> {
     let types = schema.fields().iter().try_for_each(|field| columns::column(field).map(|_| ()));
     types.map_err(|e| file_error(&input.path, e))?;
-    match TextRows::open(input, ProgressBar::hidden())? {
-        TextRows::Csv(rows) => batches::columns_of(&rows, schema).map(|_| ()),
+    match TextRows::open(input, options, ProgressBar::hidden())? {
+        TextRows::Csv(mut rows) => batches::columns_of(&rows, schema).and_then(|_| match rows.next_row() {
+            Ok(false) if options.names.is_some() && input.is_copy() => {
+                Err(ArrowError::CsvError("the file is empty: it has no row".into()))
+            }
+            _ => Ok(()),
+        }),
         TextRows::Json(mut rows) => match rows.next_row() {
             // No row of a file is what `volley get` writes of an empty table. A pipe without one is more likely to be
             // that of a program that failed.

@@ -240,7 +240,7 @@ fn empty_json_lines_with_known_types_have_no_rows() {
     let folder = TempDir::new().unwrap();
     let input = file(&folder, "t.jsonl", "");
     let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
-    check(&input, &schema).unwrap();
+    check(&input, &schema, &TextOptions::default()).unwrap();
     assert_eq!(read_as(&input, &schema, &TextOptions::default()).unwrap().num_rows(), 0);
     assert!(infer(&input, &TextOptions::default()).is_err(), "without types there are no columns");
 }

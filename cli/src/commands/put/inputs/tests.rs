@@ -13,7 +13,8 @@ fn files(csv: &str, typed: ArrayRef) -> TempDir {
     std::fs::write(folder.path().join("a.csv"), csv).unwrap();
     let batch = RecordBatch::try_from_iter_with_nullable([("zip", typed, true)]).unwrap();
     let path = folder.path().join("b.parquet");
-    let mut file = formats::create(&path, Format::Parquet, &batch.schema(), None).unwrap();
+    let mut file =
+        formats::create(&path, Format::Parquet, &batch.schema(), &formats::OutputOptions::default()).unwrap();
     file.write(&batch).unwrap();
     file.finish().unwrap();
     folder
@@ -65,7 +66,9 @@ fn typed_files_are_matched_by_names_of_columns() {
         let columns = columns.map(|(name, values)| (name, values.clone(), true));
         let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
         let path = folder.path().join(name);
-        let mut file = formats::create(&path, Format::of(&path).unwrap(), &batch.schema(), None).unwrap();
+        let mut file =
+            formats::create(&path, Format::of(&path).unwrap(), &batch.schema(), &formats::OutputOptions::default())
+                .unwrap();
         file.write(&batch).unwrap();
         file.finish().unwrap();
         path
