@@ -50,15 +50,16 @@ fn csv_of_other_programs_is_read_and_written() {
     dev.ok(&["put", &at("rows.csv"), "--table", "t", "--no-header", "--mode", "append"]);
     assert_eq!(dev.ok(&["get", "t", "-o", "-", "--format", "tsv", "--no-header"]).lines().last(), Some("x\t3"));
 
-    for (args, expected) in [
-        (&["put", &at("rows.csv"), "--table", "t", "--delimiter", "\""][..], "--delimiter and --quote are the same"),
+    let cases: [(&[&str], &str); 4] = [
+        (&["put", &at("rows.csv"), "--table", "t", "--delimiter", "\""], "--delimiter and --quote are the same"),
         (&["get", "t", "-o", &at("t.parquet"), "--no-header"], "--no-header is for CSV and TSV"),
         (&["get", "t", "--encoding", "utf-16"], "--encoding is for files"),
         (
             &["get", "t", "-o", "-", "--format", "csv", "--encoding", "latin-1", "--null", "\u{20ac}"],
             "cannot stand for null",
         ),
-    ] {
+    ];
+    for (args, expected) in cases {
         let error = dev.error(args);
         assert!(error.contains(expected), "{error}");
     }

@@ -180,14 +180,15 @@ mod tests {
         assert_eq!((of("a.csv"), of(".gz"), of("gz"), of("-")), (None, None, None, None));
         assert_eq!(FileCompression::strip(Path::new("d.gz/a.csv.gz")), Path::new("d.gz/a.csv"));
         assert_eq!(FileCompression::strip(Path::new("a.csv")), Path::new("a.csv"));
-        for (start, expected) in [
-            (&b"\x1f\x8b\x08\0"[..], Some(FileCompression::Gzip)),
+        let cases: [(&[u8], Option<FileCompression>); 6] = [
+            (b"\x1f\x8b\x08\0", Some(FileCompression::Gzip)),
             (b"\x28\xb5\x2f\xfd", Some(FileCompression::Zstd)),
             (b"\x50\x2a\x4d\x18", Some(FileCompression::Zstd)),
             (b"P*M,", None),
             (b"\x1f\x8b", None),
             (b"", None),
-        ] {
+        ];
+        for (start, expected) in cases {
             assert_eq!(FileCompression::of_content(start), expected, "{start:?}");
         }
     }

@@ -298,8 +298,8 @@ mod tests {
     #[test]
     fn bytes_without_a_character_are_named_by_their_line() {
         use TextEncoding::*;
-        for (bytes, encoding, expected) in [
-            (&b"a\nb\x81"[..], Windows1252, "line 2: the byte 0x81 is no character"),
+        let cases: [(&[u8], TextEncoding, &str); 8] = [
+            (b"a\nb\x81", Windows1252, "line 2: the byte 0x81 is no character"),
             (b"\xef\xbb\xbfa", Latin1, "the byte order mark is that of UTF-8"),
             (b"a\0", Utf16, "line 1: UTF-16 without a byte order mark"),
             (b"\xfe\xff\0a", Utf16Le, "that of utf-16be"),
@@ -307,7 +307,8 @@ mod tests {
             (b"\n\0\x3d\xd8", Utf16Le, "line 2: the text ends within a character"),
             (b"\n\0\x3d\xd8a\0", Utf16Le, "line 2: 0xd83d is half of a character"),
             (b"\0\xde", Utf16Le, "0xde00 is half"),
-        ] {
+        ];
+        for (bytes, encoding, expected) in cases {
             let error = decode(bytes, encoding).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }

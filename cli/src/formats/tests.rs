@@ -193,7 +193,7 @@ fn file_appears_only_when_it_is_complete() {
 fn every_format_is_written_and_read_compressed() {
     let folder = TestFolder::new();
     for name in ["t.parquet", "t.csv", "t.tsv", "t.arrow", "t.feather", "t.arrows", "t.jsonl", "t.ndjson"] {
-        for (extension, magic) in [("gz", &b"\x1f\x8b\x08"[..]), ("ZST", b"\x28\xb5\x2f\xfd")] {
+        for (extension, magic) in [("gz", &b"\x1f\x8b\x08"[..]), ("ZST", &b"\x28\xb5\x2f\xfd"[..])] {
             let path = folder.path(&format!("{name}.{extension}"));
             write(&path, &[simple(), simple()]).unwrap();
             assert!(std::fs::read(&path).unwrap().starts_with(magic), "{}", path.display());
