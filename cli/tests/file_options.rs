@@ -70,3 +70,30 @@ fn csv_of_other_programs_is_read_and_written() {
     assert!(error.contains("give --schema"), "{error}");
     dev.stop();
 }
+
+#[test]
+fn bad_rows_are_skipped_and_reported_on_request() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let dev = DevProcess::start(&folder.path().join("data"), &["--nodes", "1"]);
+    std::fs::write(at("t.csv"), "a,b\n1,2\n3\n4,x\n").unwrap();
+    assert!(dev.error(&["put", &at("t.csv"), "--table", "t"]).contains("t.csv: line 3: 1 cell instead of 2"));
+    let skip = ["put", &at("t.csv"), "--table", "t", "--on-bad-row", "skip", "--type", "b=int64"];
+    let put = dev.run(&skip);
+    let report = String::from_utf8(put.stderr).unwrap();
+    assert!(put.status.success(), "{report}");
+    let lines: Vec<&str> = report.lines().collect();
+    assert_eq!(lines[..2], ["types: a Int64, b Int64", "volley: skipped 2 bad rows; the first:"]);
+    assert!(lines[2].contains("t.csv: line 3: 1 cell") && lines[3].contains("t.csv: line 4: column \"b\": \"x\""));
+    assert_eq!(dev.ok(&["get", "t", "-o", "-", "--format", "csv"]), "a,b\n1,2\n");
+    let outcome = dev.json(&skip);
+    assert_eq!((&outcome["rows"], &outcome["bad_rows"]["skipped"]), (&1.into(), &2.into()));
+    assert_eq!(outcome["bad_rows"]["first"][0]["file"], at("t.csv"));
+
+    // A file of which no row can be read does not empty the table.
+    std::fs::write(at("none.csv"), "a,b\n1;2\n").unwrap();
+    let error = dev.error(&["put", &at("none.csv"), "--table", "t", "--on-bad-row", "skip"]);
+    assert!(error.contains("no row can be read; the first: ") && error.contains("none.csv: line 2"), "{error}");
+    assert_eq!(dev.json(&["ls", "t"])[0]["rows"], 1);
+    dev.stop();
+}

@@ -8,7 +8,7 @@ use volley_common::options::{Codec, Mode};
 
 use super::values::{time_to_live, whole};
 use crate::column_list::ColumnList;
-use crate::formats::text::ColumnType;
+use crate::formats::text::{ColumnType, OnBadRow};
 use crate::formats::{CsvOptions, Format, ascii_character};
 
 #[derive(Debug, clap::Args)]
@@ -75,6 +75,10 @@ pub struct PutArgs {
     /// A line of CSV that begins with this character is no row.
     #[arg(long, value_name = "CHARACTER", value_parser = ascii_character, allow_hyphen_values = true)]
     pub comment: Option<u8>,
+    /// What happens to a row of CSV or JSON lines that cannot be read: a wrong number of cells, invalid text, or a value that
+    /// does not fit a type that is given. Skipped rows are counted, and the first ones shown.
+    #[arg(long, value_enum, default_value = "fail")]
+    pub on_bad_row: OnBadRow,
 }
 
 #[derive(Debug, clap::Args)]

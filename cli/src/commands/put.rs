@@ -1,5 +1,6 @@
 //! `volley put`: writes files to a table as one write, so as one version.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::datatypes::SchemaRef;
@@ -14,6 +15,7 @@ use volley_common::{Code, Error, Result};
 use super::versions;
 use crate::args::{ModeArg, PutArgs};
 use crate::column_list::column_names;
+use crate::formats::text::BadRowReport;
 use crate::{output, progress, threads};
 use inputs::InputFiles;
 use type_rules::{KnownTypes, TypeRules};
@@ -41,21 +43,36 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
     let bar = progress::bytes(&put.table.to_string(), files.bytes());
     let started = Instant::now();
     let schema = files.schema();
-    let reader = bar.clone();
-    let batches = threads::read(move |emit| files.read(&reader, emit));
+    let (reader, files) = (bar.clone(), Arc::new(files));
+    let read = files.clone();
+    let batches = threads::read(move |emit| read.read(&reader, emit));
     let outcome = client.put(&put.table, &options(put), schema, batches).await;
     bar.finish_and_clear();
     let outcome = outcome?;
     if let Some(types) = types.filter(|_| !outcome.repeated) {
         eprintln!("{}", escape_lines(&types));
     }
+    let bad_rows = files.bad_rows();
+    warn_of_bad_rows(&bad_rows);
     warn_of_missing_nodes(put, &client).await;
     let seconds = started.elapsed().as_secs_f64();
     let replaced = match put.mode {
         ModeArg::Replace if !outcome.repeated => versions::replaced_by(&client, &put.table, outcome.version).await,
         ModeArg::Replace | ModeArg::Create | ModeArg::Append => None,
     };
-    report(&outcome, replaced.as_ref(), seconds, json)
+    report(&outcome, replaced.as_ref(), &bad_rows, seconds, json)
+}
+
+/// Says how many rows were skipped, and why the first ones.
+fn warn_of_bad_rows(bad_rows: &BadRowReport) {
+    if bad_rows.skipped == 0 {
+        return;
+    }
+    let skipped = output::plural(i64::try_from(bad_rows.skipped).unwrap_or(i64::MAX), "bad row");
+    eprintln!("volley: skipped {skipped}; the first:");
+    for row in &bad_rows.first {
+        eprintln!("volley: {}", escape_invisible(&row.error));
+    }
 }
 
 /// Runs a blocking function. Its thread may wait for a pipe, so the process does not wait for it at its end.
@@ -121,12 +138,21 @@ fn staged_text(outcome: &PutOutcome) -> String {
     format!("{}: {rows} staged; they become visible when write {} is committed", outcome.table, outcome.write_id)
 }
 
-/// Prints the outcome and the version that it replaced.
-fn report(outcome: &PutOutcome, replaced: Option<&Value>, seconds: f64, json: bool) -> Result<()> {
+/// Prints the outcome, the version that it replaced, and in JSON the rows that were skipped.
+fn report(
+    outcome: &PutOutcome,
+    replaced: Option<&Value>,
+    bad_rows: &BadRowReport,
+    seconds: f64,
+    json: bool,
+) -> Result<()> {
     if json {
         let mut value = serde_json::to_value(outcome).map_err(|e| Error::internal(e.to_string()))?;
         if let Some(replaced) = replaced {
             value["replaced"] = replaced.clone();
+        }
+        if bad_rows.skipped > 0 {
+            value["bad_rows"] = serde_json::to_value(bad_rows).map_err(|e| Error::internal(e.to_string()))?;
         }
         return output::json(&value);
     }

@@ -15,7 +15,7 @@ use volley_common::{Error, Result};
 use super::MAX_SHOWN;
 use super::type_rules::{KnownTypes, TypeRules};
 use crate::args::PutArgs;
-use crate::formats::text::{self, FieldStats, TextOptions};
+use crate::formats::text::{self, BadRowReport, BadRows, FieldStats, OnBadRow, TextOptions};
 use crate::formats::{self, Format, InputFile, Int96Needs};
 use crate::threads::Emit;
 
@@ -49,6 +49,7 @@ impl InputFiles {
             ("--schema", put.schema.is_some()),
             ("--all-text", put.all_text),
             ("--infer-rows", put.infer_rows.is_some()),
+            ("--on-bad-row", put.on_bad_row == OnBadRow::Skip),
         ];
         let csv = [("--null", !put.nulls.is_empty()), ("--comment", put.comment.is_some())];
         let given = |options: &[(&'static str, bool)]| options.iter().find(|(_, given)| *given).map(|(name, _)| *name);
@@ -180,18 +181,32 @@ impl InputFiles {
     }
 
     /// Emits every batch of every file, in order.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT names file and line of a row that cannot be read, unless such rows are skipped; or there is no other row.
     pub fn read(&self, bar: &ProgressBar, emit: &mut Emit<'_>) -> Result<()> {
+        let mut rows = 0;
         for file in &self.files {
             for batch in formats::open(file, self.schema.clone(), &self.options, bar.clone())? {
                 let batch = batch.and_then(|batch| reordered(batch, &self.schema));
                 let batch = batch.map_err(|e| self.read_error(file, e))?;
+                rows += batch.num_rows();
                 // The metadata may differ from the first file's, and types may be narrower.
                 for batch in conform_split(&batch, &self.schema) {
                     emit(batch.map_err(|e| e.at(file.path.display()))?)?;
                 }
             }
         }
-        Ok(())
+        match self.bad_rows().first.first() {
+            // More likely a wrong option than a table without rows.
+            Some(bad) if rows == 0 => Err(Error::invalid(format!("no row can be read; the first: {}", bad.error))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The rows that were skipped.
+    pub fn bad_rows(&self) -> BadRowReport {
+        self.options.bad_rows.as_ref().map(BadRows::report).unwrap_or_default()
     }
 
     /// An error of reading rows; for text with a note about the types.

@@ -7,7 +7,7 @@ use volley_common::{Error, Result};
 
 use super::MAX_SHOWN;
 use crate::args::PutArgs;
-use crate::formats::text::{self, ColumnType, TextOptions};
+use crate::formats::text::{self, BadRows, ColumnType, OnBadRow, TextOptions};
 
 /// Types of text that are known, so not inferred.
 pub enum KnownTypes {
@@ -60,6 +60,7 @@ impl TypeRules {
             csv: put.csv.clone(),
             comment: put.comment,
             names: None,
+            bad_rows: (put.on_bad_row == OnBadRow::Skip).then(BadRows::default),
         };
         Ok(TypeRules { known, appended: None, types: put.types.clone(), text })
     }
