@@ -97,3 +97,27 @@ fn bad_rows_are_skipped_and_reported_on_request() {
     assert_eq!(dev.json(&["ls", "t"])[0]["rows"], 1);
     dev.stop();
 }
+
+#[test]
+fn folders_and_patterns_are_one_write() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let dev = DevProcess::start(&folder.path().join("data"), &["--nodes", "1"]);
+    for (file, text) in
+        [("t/y=1/b.csv", "n\n2\n"), ("t/y=1/a.csv", "n\n1\n"), ("t/y=2/c.csv", "n\n3\n"), ("t/_SUCCESS", "")]
+    {
+        let path = folder.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let csv = |table: &str| dev.ok(&["get", table, "-o", "-", "--format", "csv"]);
+    assert!(dev.ok(&["put", &at("t"), "--table", "t", "--type", "y=int16"]).contains("version 1, 3 rows"));
+    assert_eq!(csv("t"), "n,y\n1,1\n2,1\n3,2\n");
+    assert_eq!(dev.json(&["info", "t"])["columns"][1]["type"], "Int16");
+    dev.ok(&["put", &at("t/y=[12]/[ab].csv"), "--table", "u"]);
+    assert_eq!(csv("u"), "n,y\n1,1\n2,1\n");
+    dev.ok(&["put", &at("t/**/c.csv"), "--table", "t", "--mode", "append"]);
+    assert_eq!(csv("t").lines().last(), Some("3,2"));
+    assert!(dev.error(&["put", &at("t/*.parquet"), "--table", "u"]).contains("*.parquet: no file matches"));
+    dev.stop();
+}

@@ -13,7 +13,8 @@ use crate::formats::{CsvOptions, Format, ascii_character};
 
 #[derive(Debug, clap::Args)]
 pub struct PutArgs {
-    /// Files; all of them are one write. - is the standard input.
+    /// Files, folders with all their files, or quoted patterns as 'data/**/*.parquet'; all of them are one write. - is the standard
+    /// input. Folders named column=value add that column.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// The table: components joined by /.

@@ -20,7 +20,9 @@ use crate::{output, progress, threads};
 use inputs::InputFiles;
 use type_rules::{KnownTypes, TypeRules};
 
+mod find_files;
 mod inputs;
+mod partitions;
 mod type_rules;
 
 /// Columns that a message shows.

@@ -13,6 +13,8 @@ use volley_common::ipc::schema::{check_appendable, project};
 use volley_common::{Error, Result};
 
 use super::MAX_SHOWN;
+use super::find_files::find_files;
+use super::partitions::Partitions;
 use super::type_rules::{KnownTypes, TypeRules};
 use crate::args::PutArgs;
 use crate::formats::text::{self, BadRowReport, BadRows, FieldStats, OnBadRow, TextOptions};
@@ -22,7 +24,11 @@ use crate::threads::Emit;
 /// The files of a put.
 pub struct InputFiles {
     files: Vec<InputFile>,
+    /// The columns that their folders add.
+    partitions: Partitions,
     schema: SchemaRef,
+    /// The columns that the files have themselves.
+    file_schema: SchemaRef,
     options: TextOptions,
     hint: &'static str,
     /// Whether a type of the schema was inferred.
@@ -30,11 +36,14 @@ pub struct InputFiles {
 }
 
 impl InputFiles {
-    /// Opens the files; what cannot be read twice is copied.
+    /// Opens the files that paths, folders and patterns name; what cannot be read twice is copied.
     pub fn open(paths: &[PathBuf], format: Option<Format>) -> Result<InputFiles> {
-        let files = paths.iter().map(|path| InputFile::new(path, format)).collect::<Result<Vec<_>>>()?;
+        let found = find_files(paths)?;
+        let files = found.iter().map(|file| InputFile::new(&file.path, format)).collect::<Result<Vec<_>>>()?;
+        let partitions = Partitions::of(found)?;
         let (schema, options) = (Arc::new(Schema::empty()), TextOptions::default());
-        Ok(InputFiles { files, schema, options, hint: "", inferred: false })
+        let file_schema = schema.clone();
+        Ok(InputFiles { files, partitions, schema, file_schema, options, hint: "", inferred: false })
     }
 
     /// Whether types of text are needed.
@@ -44,9 +53,8 @@ impl InputFiles {
 
     /// Refuses options that have no effect on these files.
     pub fn check_options(&self, put: &PutArgs) -> Result<()> {
+        let types = [("--type", !put.types.is_empty()), ("--schema", put.schema.is_some())];
         let text = [
-            ("--type", !put.types.is_empty()),
-            ("--schema", put.schema.is_some()),
             ("--all-text", put.all_text),
             ("--infer-rows", put.infer_rows.is_some()),
             ("--on-bad-row", put.on_bad_row == OnBadRow::Skip),
@@ -56,9 +64,12 @@ impl InputFiles {
         let is_csv = |file: &&InputFile| matches!(file.format, Format::Csv | Format::Tsv);
         let mut csv_files = self.files.iter().filter(is_csv).peekable();
         let has_csv = csv_files.peek().is_some();
-        for (option, formats, usable) in
-            [(given(&text), "CSV and JSON", self.have_text()), (given(&csv).or(put.csv.given()), "CSV", has_csv)]
-        {
+        let has_text = self.have_text();
+        for (option, formats, usable) in [
+            (given(&types), "CSV and JSON", has_text || !self.partitions.is_empty()),
+            (given(&text), "CSV and JSON", has_text),
+            (given(&csv).or(put.csv.given()), "CSV", has_csv),
+        ] {
             if let Some(option) = option.filter(|_| !usable) {
                 return Err(Error::invalid(format!("{option} is for {formats}, and no file is that")));
             }
@@ -72,7 +83,9 @@ impl InputFiles {
     /// INVALID_ARGUMENT names the file whose columns differ, or the line that is no row.
     pub fn with_types(mut self, mut rules: TypeRules) -> Result<InputFiles> {
         self.share_int96(rules.all_columns().or(rules.appended.as_ref()))?;
+        let added = self.partitions.fields(|name, inferred| rules.added_field(name, inferred));
         if let Some((file, typed)) = self.typed_schema()? {
+            let typed = self.partitions.extend(&typed, &added).map_err(|e| e.at(file.path.display()))?;
             let typed = match &rules.appended {
                 Some(table) => Arc::new(in_order_of(&typed, table)),
                 None => typed,
@@ -86,7 +99,7 @@ impl InputFiles {
                 None => rules.known = KnownTypes::OtherFiles(typed),
             }
         }
-        rules.name_columns()?;
+        rules.name_columns(&self.partitions)?;
         rules.check_inference_options()?;
         self.schema = match rules.all_columns() {
             Some(schema) => rules.with_named_types(schema.as_ref().clone())?,
@@ -95,11 +108,14 @@ impl InputFiles {
                 let stats = self.infer(&rules.text)?;
                 let fields: Vec<FieldRef> =
                     stats.columns().map(|(name, column)| rules.field(name, column.data_type())).collect();
-                rules.with_named_types(Schema::new(fields))?
+                let schema = self.partitions.extend(&Schema::new(fields), &added)?;
+                rules.with_named_types(schema.as_ref().clone())?
             }
         };
+        self.partitions.resolve(&self.schema)?;
+        self.file_schema = self.partitions.without(&self.schema);
         for file in self.files.iter().filter(|file| file.format.is_text()) {
-            text::check(file, &self.schema, &rules.text)?;
+            text::check(file, &self.file_schema, &rules.text)?;
         }
         self.hint = rules.hint();
         self.options = rules.text;
@@ -186,8 +202,9 @@ impl InputFiles {
     /// INVALID_ARGUMENT names file and line of a row that cannot be read, unless such rows are skipped; or there is no other row.
     pub fn read(&self, bar: &ProgressBar, emit: &mut Emit<'_>) -> Result<()> {
         let mut rows = 0;
-        for file in &self.files {
-            for batch in formats::open(file, self.schema.clone(), &self.options, bar.clone())? {
+        for (index, file) in self.files.iter().enumerate() {
+            for batch in formats::open(file, self.file_schema.clone(), &self.options, bar.clone())? {
+                let batch = batch.and_then(|batch| self.partitions.append(index, batch));
                 let batch = batch.and_then(|batch| reordered(batch, &self.schema));
                 let batch = batch.map_err(|e| self.read_error(file, e))?;
                 rows += batch.num_rows();

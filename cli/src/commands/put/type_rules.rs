@@ -6,6 +6,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use volley_common::{Error, Result};
 
 use super::MAX_SHOWN;
+use super::partitions::Partitions;
 use crate::args::PutArgs;
 use crate::formats::text::{self, BadRows, ColumnType, OnBadRow, TextOptions};
 
@@ -79,7 +80,7 @@ impl TypeRules {
     ///
     /// # Errors
     /// INVALID_ARGUMENT: other files have the columns, and nothing says in which order those of CSV are.
-    pub fn name_columns(&mut self) -> Result<()> {
+    pub fn name_columns(&mut self, partitions: &Partitions) -> Result<()> {
         if !self.text.csv.no_header {
             return Ok(());
         }
@@ -87,7 +88,10 @@ impl TypeRules {
             let text = "with --no-header nothing says which columns of the other files those of CSV are: give --schema";
             return Err(Error::invalid(text));
         }
-        let names = |schema: &SchemaRef| schema.fields().iter().map(|field| field.name().clone()).collect();
+        let names = |schema: &SchemaRef| {
+            let schema = partitions.without(schema);
+            schema.fields().iter().map(|field| field.name().clone()).collect()
+        };
         self.text.names = self.all_columns().map(names);
         Ok(())
     }
@@ -112,6 +116,15 @@ impl TypeRules {
             _ => {}
         }
         Arc::new(Field::new(name, if self.text.all_text { DataType::Utf8 } else { inferred }, true))
+    }
+
+    /// A column that is not in the files, with its inferred type unless another rule names one.
+    pub fn added_field(&self, name: &str, inferred: DataType) -> FieldRef {
+        let known = self.all_columns().or(self.appended.as_ref());
+        match known.and_then(|schema| schema.fields().find(name)) {
+            Some((_, field)) => field.clone(),
+            None => self.field(name, inferred),
+        }
     }
 
     /// The schema with the types that `--type` names.

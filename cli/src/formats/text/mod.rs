@@ -45,6 +45,7 @@ mod types;
 pub use bad_rows::{BadRowReport, BadRows, OnBadRow};
 pub use batches::open;
 pub use column_stats::FieldStats;
+pub use columns::one_value;
 pub use types::{ColumnType, schema_file};
 
 /// The longest row.
