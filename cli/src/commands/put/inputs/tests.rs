@@ -166,8 +166,8 @@ fn folders_add_columns_with_types_of_all_values() {
     let error = rows_of(&folder, table(), TextOptions::default()).unwrap_err();
     assert!(error.contains("a.csv: column \"m\": \"01\" does not fit the type Int8"), "{error}");
     let folder = tree(&[("y=2024/m=1/a.csv", "5\n")]);
-    let mut options = TextOptions::default();
-    options.csv.no_header = true;
+    let csv = formats::CsvOptions { no_header: true, ..formats::CsvOptions::default() };
+    let options = TextOptions { csv, ..TextOptions::default() };
     let rows = rows_of(&folder, table(), options).unwrap();
     assert_eq!(rows, ["m Int8, n Utf8, y Int16", r#"{"m":1,"n":"5","y":2024}"#]);
 }
