@@ -121,3 +121,38 @@ fn folders_and_patterns_are_one_write() {
     assert!(dev.error(&["put", &at("t/*.parquet"), "--table", "u"]).contains("*.parquet: no file matches"));
     dev.stop();
 }
+
+#[test]
+fn resumed_load_stores_each_file_once() {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let dev = DevProcess::start(&folder.path().join("data"), &["--nodes", "1"]);
+    std::fs::create_dir(at("in")).unwrap();
+    for (name, text) in [("in/a.csv", "n\n1\n"), ("in/b.csv", "n\n2\n")] {
+        std::fs::write(at(name), text).unwrap();
+    }
+    let load = ["put", &at("in"), "--table", "t", "--mode", "create", "--resume", &at("m")];
+    let report = dev.json(&load);
+    assert_eq!((&report["files"], &report["writes"], &report["rows"]), (&2.into(), &1.into(), &2.into()));
+
+    // As if the process had been killed between the commit and its record.
+    let manifest = std::fs::read_to_string(at("m")).unwrap();
+    let lines: Vec<&str> = manifest.split_inclusive('\n').collect();
+    assert!(lines.len() == 3 && lines[2].starts_with("{\"commit\""), "{manifest}");
+    std::fs::write(at("m"), lines[..2].concat()).unwrap();
+    std::fs::write(at("in/c.csv"), "n\n3\n").unwrap();
+    let report = dev.json(&load);
+    assert_eq!((&report["files"], &report["writes"], &report["already_loaded"]), (&3.into(), &2.into(), &0.into()));
+    assert_eq!(dev.ok(&["get", "t", "-o", "-", "--format", "csv"]), "n\n1\n2\n3\n");
+
+    assert!(dev.ok(&load).contains("t: nothing to load; 3 files loaded before"));
+    std::fs::write(at("in/d.csv"), "n\nx\n").unwrap();
+    assert!(dev.error(&load).contains("d.csv: line 2: column \"n\": \"x\" does not fit the type Int64"));
+    std::fs::write(at("in/d.csv"), "n\n4\n").unwrap();
+    let report = dev.json(&load);
+    assert_eq!((&report["files"], &report["rows"], &report["already_loaded"]), (&1.into(), &1.into(), &3.into()));
+    std::fs::write(at("in/d.csv"), "n\n5\n6\n").unwrap();
+    assert!(dev.error(&load).contains("d.csv: the file has changed since it was loaded"));
+    assert_eq!(dev.json(&["ls", "t"])[0]["rows"], 4);
+    dev.stop();
+}

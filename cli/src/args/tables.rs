@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use volley_common::TableName;
 use volley_common::options::{Codec, Mode};
 
@@ -50,6 +51,10 @@ pub struct PutArgs {
     /// An id for this write: repeated with the same id, it takes effect once.
     #[arg(long)]
     pub write_id: Option<String>,
+    /// Put many files in several writes, of which this file keeps a record: started again with the same files, and others, the
+    /// put continues where it was interrupted. --mode holds for the first write, the others append.
+    #[arg(long, value_name = "MANIFEST", conflicts_with = "write_id")]
+    pub resume: Option<PathBuf>,
     /// The files' format, if their extensions do not name it.
     #[arg(long, value_enum)]
     pub format: Option<Format>,
@@ -116,7 +121,8 @@ pub struct GetArgs {
 }
 
 /// What a put does to the table's present rows.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ModeArg {
     /// The table must not exist.
     Create,

@@ -22,7 +22,9 @@ use type_rules::{KnownTypes, TypeRules};
 
 mod find_files;
 mod inputs;
+mod manifest;
 mod partitions;
+mod resume;
 mod type_rules;
 
 /// Columns that a message shows.
@@ -30,16 +32,15 @@ const MAX_SHOWN: usize = 50;
 
 /// Puts the files into the table.
 pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, json: bool) -> Result<()> {
+    if let Some(manifest) = &put.resume {
+        return resume::run(put, manifest, connect, json).await;
+    }
     // The files first: these errors do not depend on the cluster.
     let (paths, format, mut rules) = (put.files.clone(), put.format, TypeRules::of(put)?);
     let mut files = on_thread(move || InputFiles::open(&paths, format)).await?;
     files.check_options(put)?;
     let client = connect().await?;
-    if files.have_text() && matches!(rules.known, KnownTypes::None) {
-        rules.known = known_types(put, &client).await?;
-    } else if matches!(put.mode, ModeArg::Append) {
-        rules.appended = appended_schema(put, &client).await;
-    }
+    find_types(put, &client, &files, &mut rules).await?;
     files = on_thread(move || files.with_types(rules)).await?;
     let types = files.inferred_types();
     let bar = progress::bytes(&put.table.to_string(), files.bytes());
@@ -82,6 +83,16 @@ async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 
     let (send, result) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || send.send(work()));
     result.await.unwrap_or_else(|_| Err(Error::internal("the thread that reads the files panicked")))
+}
+
+/// Completes the rules by the types of the table.
+async fn find_types(put: &PutArgs, client: &Client, files: &InputFiles, rules: &mut TypeRules) -> Result<()> {
+    if files.have_text() && matches!(rules.known, KnownTypes::None) {
+        rules.known = known_types(put, client).await?;
+    } else if matches!(put.mode, ModeArg::Append) {
+        rules.appended = appended_schema(put, client).await;
+    }
+    Ok(())
 }
 
 /// The types of the table's columns, if it exists and they matter.

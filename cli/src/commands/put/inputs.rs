@@ -1,6 +1,7 @@
 //! The files of a put: which schema all of them have, and their rows under it.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use volley_common::ipc::schema::{check_appendable, project};
 use volley_common::{Error, Result};
 
 use super::MAX_SHOWN;
-use super::find_files::find_files;
+use super::find_files::{PartitionedFile, find_files};
 use super::partitions::Partitions;
 use super::type_rules::{KnownTypes, TypeRules};
 use crate::args::PutArgs;
@@ -38,7 +39,11 @@ pub struct InputFiles {
 impl InputFiles {
     /// Opens the files that paths, folders and patterns name; what cannot be read twice is copied.
     pub fn open(paths: &[PathBuf], format: Option<Format>) -> Result<InputFiles> {
-        let found = find_files(paths)?;
+        InputFiles::of(find_files(paths)?, format)
+    }
+
+    /// Opens files.
+    pub fn of(found: Vec<PartitionedFile>, format: Option<Format>) -> Result<InputFiles> {
         let files = found.iter().map(|file| InputFile::new(&file.path, format)).collect::<Result<Vec<_>>>()?;
         let partitions = Partitions::of(found)?;
         let (schema, options) = (Arc::new(Schema::empty()), TextOptions::default());
@@ -201,8 +206,14 @@ impl InputFiles {
     /// # Errors
     /// INVALID_ARGUMENT names file and line of a row that cannot be read, unless such rows are skipped; or there is no other row.
     pub fn read(&self, bar: &ProgressBar, emit: &mut Emit<'_>) -> Result<()> {
-        let mut rows = 0;
-        for (index, file) in self.files.iter().enumerate() {
+        self.read_files(0..self.files.len(), bar, emit)
+    }
+
+    /// As [`InputFiles::read`], of some of the files.
+    pub fn read_files(&self, files: Range<usize>, bar: &ProgressBar, emit: &mut Emit<'_>) -> Result<()> {
+        let (mut rows, skipped) = (0, self.bad_rows().skipped);
+        for index in files {
+            let file = &self.files[index];
             for batch in formats::open(file, self.file_schema.clone(), &self.options, bar.clone())? {
                 let batch = batch.and_then(|batch| self.partitions.append(index, batch));
                 let batch = batch.and_then(|batch| reordered(batch, &self.schema));
@@ -214,9 +225,12 @@ impl InputFiles {
                 }
             }
         }
-        match self.bad_rows().first.first() {
+        let bad_rows = self.bad_rows();
+        match bad_rows.first.first() {
             // More likely a wrong option than a table without rows.
-            Some(bad) if rows == 0 => Err(Error::invalid(format!("no row can be read; the first: {}", bad.error))),
+            Some(bad) if rows == 0 && bad_rows.skipped > skipped => {
+                Err(Error::invalid(format!("no row can be read; the first: {}", bad.error)))
+            }
             _ => Ok(()),
         }
     }

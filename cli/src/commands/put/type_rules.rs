@@ -22,6 +22,8 @@ pub enum KnownTypes {
     ReplacedTable(SchemaRef),
     /// All columns, of the Parquet or Arrow files of the same put.
     OtherFiles(SchemaRef),
+    /// All columns, of a load that was interrupted. They are what its options have made.
+    ResumedLoad(SchemaRef),
 }
 
 /// Where the types of text come from.
@@ -69,9 +71,10 @@ impl TypeRules {
     /// The schema, if no type is to be inferred.
     pub fn all_columns(&self) -> Option<&SchemaRef> {
         match &self.known {
-            KnownTypes::Schema(schema) | KnownTypes::AppendedTable(schema) | KnownTypes::OtherFiles(schema) => {
-                Some(schema)
-            }
+            KnownTypes::Schema(schema)
+            | KnownTypes::AppendedTable(schema)
+            | KnownTypes::OtherFiles(schema)
+            | KnownTypes::ResumedLoad(schema) => Some(schema),
             KnownTypes::None | KnownTypes::ReplacedTable(_) => None,
         }
     }
@@ -98,6 +101,9 @@ impl TypeRules {
 
     /// Refuses options of inference where nothing is inferred.
     pub fn check_inference_options(&self) -> Result<()> {
+        if matches!(self.known, KnownTypes::ResumedLoad(_)) {
+            return Ok(());
+        }
         let given = [("--all-text", self.text.all_text), ("--infer-rows", self.text.infer_rows.is_some())];
         match given.into_iter().find(|(_, given)| *given && self.all_columns().is_some()) {
             Some((option, _)) => Err(Error::invalid(format!("{option} has no effect here{}", self.hint()))),
@@ -149,6 +155,7 @@ impl TypeRules {
                 " (columns keep the types of the table that is replaced: --type COLUMN=TYPE changes one, --all-text all)"
             }
             KnownTypes::OtherFiles(_) => " (the types are those of the files that have types)",
+            KnownTypes::ResumedLoad(_) => " (the types are those with which the load began)",
             KnownTypes::Schema(_) => " (the types are those of --schema)",
             KnownTypes::None if self.text.infer_rows.is_some() => {
                 " (types were inferred from the first rows only: without --infer-rows from all)"
