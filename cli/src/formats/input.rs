@@ -12,6 +12,7 @@ use volley_common::{Error, Result};
 use super::compression::{FileCompression, MAGIC_BYTES};
 use super::int96::Int96Needs;
 use super::ipc::FILE_MAGIC;
+use super::remote::RemoteUrl;
 use super::{Format, io_error};
 use crate::progress::ProgressReader;
 
@@ -34,13 +35,17 @@ pub struct InputFile {
 }
 
 impl InputFile {
-    /// Opens a file; `-` is the standard input. A pipe, a socket or a device is read to its end. The first bytes tell whether
+    /// Opens a file; `-` is the standard input. A pipe, a socket or a device is read to its end, and a URL is downloaded, so
+    /// that this must not be called where async code runs. The first bytes tell whether
     /// it is compressed.
     ///
     /// # Errors
     /// NOT_FOUND, PERMISSION_DENIED or UNAVAILABLE of the operating system; INVALID_ARGUMENT: a folder, a format that
     /// cannot be told, or data that cannot be decompressed. All name the file.
     pub fn new(path: &Path, format: Option<Format>) -> Result<InputFile> {
+        if let Some(url) = RemoteUrl::of(path) {
+            return InputFile::download(&url, format)?.find_compression();
+        }
         let format = match format {
             Some(format) => format,
             None => Format::of(path)?,
@@ -60,6 +65,17 @@ impl InputFile {
             }
         };
         input.find_compression()
+    }
+
+    fn download(url: &RemoteUrl, format: Option<Format>) -> Result<InputFile> {
+        let name = url.name();
+        let format = match format {
+            Some(format) => format,
+            None => Format::of(&name)?,
+        };
+        let mut copy = tempfile::tempfile().map_err(|e| io_error(&std::env::temp_dir(), &e))?;
+        let bytes = url.download(&mut copy)?;
+        Ok(InputFile::of(&name, format, bytes, Some(copy)))
     }
 
     fn of(path: &Path, format: Format, bytes: u64, spooled: Option<File>) -> InputFile {
@@ -115,7 +131,7 @@ impl InputFile {
         Ok(start)
     }
 
-    /// Whether it was a pipe or a device, of which this is a copy.
+    /// Whether it was a pipe, a device or a URL, of which this is a copy.
     pub fn is_copy(&self) -> bool {
         self.spooled.is_some()
     }

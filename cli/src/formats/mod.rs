@@ -35,6 +35,7 @@ mod interval;
 mod ipc;
 mod leaves;
 mod parquet;
+mod remote;
 mod target;
 pub mod text;
 mod text_values;
@@ -43,6 +44,7 @@ mod write;
 pub use csv_options::{CsvOptions, ascii_character};
 pub use input::InputFile;
 pub use int96::Int96Needs;
+pub use remote::RemoteUrl;
 pub use target::is_stdout;
 pub use write::{OutputOptions, create, json_lines};
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use glob::Pattern;
 use volley_common::{Error, Result};
 
-use crate::formats::io_error;
+use crate::formats::{RemoteUrl, io_error};
 
 /// Folders within each other. Symbolic links may form a loop.
 const MAX_DEPTH: usize = 64;
@@ -36,6 +36,13 @@ pub fn find_files(paths: &[PathBuf]) -> Result<Vec<PartitionedFile>> {
     let mut found = Vec::new();
     for path in paths {
         let before = found.len();
+        if let Some(url) = RemoteUrl::of(path) {
+            found.extend(find_objects(&url)?);
+            if found.len() == before {
+                return Err(Error::not_found(format!("{}: no object there", path.display())));
+            }
+            continue;
+        }
         let is_folder = path != Path::new("-") && path.is_dir();
         let mut search = FileSearch { found: &mut found, partitions: Vec::new(), depth: 0 };
         if is_folder {
@@ -165,6 +172,49 @@ impl FileSearch<'_> {
     }
 }
 
+/// The objects that a URL stands for: one, those below a folder, which ends with /, or those that match a pattern.
+fn find_objects(url: &RemoteUrl) -> Result<Vec<PartitionedFile>> {
+    let key = url.key();
+    let is_pattern = has_wildcard(OsStr::new(key));
+    if !url.is_object_storage() || !(is_pattern || key.is_empty() || key.ends_with('/')) {
+        // An HTTP URL has its query, which is no pattern.
+        return Ok(vec![PartitionedFile { path: url.path(), partitions: Vec::new() }]);
+    }
+    let wildcard = key.find(['*', '?', '[']).unwrap_or(key.len());
+    let folder = key[..wildcard].rfind('/').map_or("", |end| &key[..=end]);
+    let compiled = |text: &str| {
+        Pattern::new(text)
+            .map_err(|e| Error::invalid(format!("{}: the pattern is not valid: {e}", url.name().display())))
+    };
+    let rest = if is_pattern { &key[folder.len()..] } else { "**" };
+    let pattern = rest.split('/').map(compiled).collect::<Result<Vec<_>>>()?;
+    let mut found = Vec::new();
+    for object in url.list(folder)? {
+        let Some(below) = object.strip_prefix(folder) else { continue };
+        let below: Vec<&str> = below.split('/').collect();
+        if !key_matches(&pattern, &below) {
+            continue;
+        }
+        let folders = below[..below.len() - 1].iter().map(|name| partition(Path::new(name)));
+        let partitions = folders.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        found.push(PartitionedFile { path: url.with_key(&object).path(), partitions });
+    }
+    Ok(found)
+}
+
+/// Whether the components of a key match. Hidden ones do so only if the pattern begins as they do.
+fn key_matches(pattern: &[Pattern], components: &[&str]) -> bool {
+    let Some((first, rest)) = pattern.split_first() else { return components.is_empty() };
+    let Some((component, after)) = components.split_first() else {
+        return first.as_str() == "**" && key_matches(rest, components);
+    };
+    let hidden = is_hidden(OsStr::new(component)) && !first.as_str().starts_with(['.', '_']);
+    if first.as_str() == "**" {
+        return key_matches(rest, components) || (!hidden && key_matches(pattern, after));
+    }
+    !hidden && first.matches(component) && key_matches(rest, after)
+}
+
 /// The names in a folder, sorted.
 fn names(folder: &Path) -> Result<Vec<OsString>> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
@@ -273,6 +323,25 @@ mod tests {
         assert_eq!(found(&folder, &["t/y=2024/m=01/a.csv"]), ["t/y=2024/m=01/a.csv"]);
         assert_eq!(percent_decoded("%ff"), None);
         assert_eq!(percent_decoded("%C3%A9%2"), Some("\u{e9}%2".into()));
+    }
+
+    #[test]
+    fn keys_of_objects_match_as_paths_do() {
+        let matches = |pattern: &str, key: &str| {
+            let pattern: Vec<Pattern> = pattern.split('/').map(|text| Pattern::new(text).unwrap()).collect();
+            key_matches(&pattern, &key.split('/').collect::<Vec<_>>())
+        };
+        for (pattern, key) in [("**", "a/b.csv"), ("y=*/*.csv", "y=1/a.csv"), ("**/a.csv", "a.csv"), ("_*", "_a")] {
+            assert!(matches(pattern, key), "{pattern} {key}");
+        }
+        for (pattern, key) in
+            [("**", "_SUCCESS"), ("**", "_temporary/0/a.csv"), ("*.csv", "y=1/a.csv"), ("*/*", "a"), ("*", ".a.crc")]
+        {
+            assert!(!matches(pattern, key), "{pattern} {key}");
+        }
+        let http = Path::new("https://h/a.csv?x=[1]*");
+        let found = find_files(&[http.to_path_buf()]).unwrap();
+        assert_eq!(found[0].path, http, "the query of a URL is no pattern, and stays");
     }
 
     #[test]

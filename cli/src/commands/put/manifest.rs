@@ -18,7 +18,7 @@ use volley_common::{Error, Result};
 
 use super::find_files::PartitionedFile;
 use crate::args::ModeArg;
-use crate::formats::io_error;
+use crate::formats::{RemoteUrl, io_error};
 
 /// The version of the manifest's format.
 const FORMAT: u32 = 1;
@@ -114,6 +114,9 @@ impl LoadedFile {
         let refused = |why: &str| Error::invalid(format!("{}: {why}", path.display()));
         if path == Path::new("-") {
             return Err(Error::invalid("--resume needs files: the standard input cannot be read again"));
+        }
+        if RemoteUrl::of(path).is_some() {
+            return Err(refused("--resume is for files of this machine"));
         }
         // Its name in every working folder.
         let place = path.canonicalize().map_err(failed)?;
