@@ -278,14 +278,15 @@ impl ParallelWrite {
             attempt += 1;
             match self.client.action_any("commit_write", &body).await {
                 Ok(outcome) => break outcome_of(&self.name, outcome)?,
-                Err(error) if error.code != Code::Unavailable => {
+                Err(error) if !leaves_outcome_unknown(error.code) => {
                     self.abort(id, &error).await;
                     return Err(error);
                 }
                 Err(error) if attempt >= COMMIT_ATTEMPTS => {
-                    return Err(error.at(format!(
+                    let unknown = error.at(format!(
                         "the outcome of write {id} is unknown (the action commit_write with this id tells it)"
-                    )));
+                    ));
+                    return Err(Error { code: Code::Unavailable, retry_after_ms: None, ..unknown });
                 }
                 Err(error) => {
                     tracing::debug!(%error, attempt, "the commit is repeated");
@@ -305,6 +306,12 @@ impl ParallelWrite {
             tracing::debug!(write = id, "the write is not aborted; it ends when its lease does");
         }
     }
+}
+
+/// Whether a commit that ended with this code may have taken effect: its answer is lost, late or not readable. Every other code is
+/// a refusal.
+fn leaves_outcome_unknown(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Internal | Code::Unknown)
 }
 
 /// The rows of a stream. An error if the queue closes before its normal end: then the put is reset, and stores nothing.

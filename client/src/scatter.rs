@@ -150,6 +150,10 @@ impl BatchJoiner {
 
     /// Adds a batch. Returns all that wait once they have [`SCATTER_BYTES`].
     fn push(&mut self, batch: RecordBatch) -> Result<Option<RecordBatch>> {
+        // Any number of them has no bytes.
+        if batch.num_rows() == 0 {
+            return Ok(None);
+        }
         self.bytes += data_bytes(&batch);
         self.waiting.push(batch);
         if self.joins && self.bytes < SCATTER_BYTES { Ok(None) } else { self.finish() }
@@ -240,7 +244,9 @@ mod tests {
         let mut scatter = RowScatter::by_key(&schema(), &[KEY.into()], &lanes).unwrap();
         for start in 0..10 {
             assert!(scatter.push(numbers(start * 10..start * 10 + 10)).unwrap().is_empty());
+            assert!(scatter.push(numbers(0..0)).unwrap().is_empty());
         }
+        assert_eq!(scatter.joiner.waiting.len(), 10, "without those that have no rows");
         let left = scatter.finish().unwrap();
         assert_eq!(left, [(0, numbers(0..100))]);
         assert!(scatter.finish().unwrap().is_empty());

@@ -1,10 +1,12 @@
 //! Runs a call: the caller waits, or is told by a function when it is done.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use pyo3::prelude::*;
 use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 use volley_common::{Error, Result};
 
 use crate::errors::exception;
@@ -12,6 +14,11 @@ use crate::runtime::runtime;
 
 /// How often a caller that waits looks for signals, such as Ctrl-C.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the end of the interpreter waits for functions that are being told the end of a call.
+const LAST_CALLBACKS: Duration = Duration::from_secs(2);
+
+/// Whether no function is told the end of a call any more. Held for reading while one is.
+static CALLBACKS_ENDED: RwLock<bool> = RwLock::new(false);
 
 /// How a call is run.
 pub struct CallMode {
@@ -34,13 +41,6 @@ impl CallMode {
         })?;
         Ok(CallMode { timeout, done })
     }
-}
-
-/// Why a call that was waited for has no value.
-enum WaitEnd {
-    Failed(Error),
-    /// What a handler of a signal raised.
-    Signal(PyErr),
 }
 
 /// A call that runs beside its caller.
@@ -72,11 +72,16 @@ pub fn perform<T: Send + 'static>(
     };
     let runtime = runtime().map_err(|error| exception(py, &error))?;
     let task = runtime.spawn(async move {
-        let outcome = within(timeout, work).await;
+        let outcome = AbortOnDropHandle::new(tokio::spawn(within(timeout, work))).await;
+        let panicked = || Error::internal("the task of the call panicked: the standard error says where");
+        let outcome = outcome.unwrap_or_else(|_| Err(panicked()));
         // Waits for the lock of the interpreter: not on a thread of the runtime.
         let told = tokio::task::spawn_blocking(move || {
-            // None: the interpreter is ending.
-            let _ = Python::try_attach(|py| tell(py, &done, outcome, convert));
+            let ended = CALLBACKS_ENDED.read();
+            if !*ended {
+                // None: there is no interpreter any more.
+                let _ = Python::try_attach(|py| tell(py, &done, outcome, convert));
+            }
         });
         let _ = told.await;
     });
@@ -99,6 +104,17 @@ fn tell<T>(
     }
 }
 
+/// For the end of the interpreter: waits until no function is being told the end of a call, and tells none from then on. A thread
+/// that is in Python while the interpreter ends would end the process as if it had crashed.
+#[pyfunction]
+pub fn end_callbacks(py: Python<'_>) {
+    py.detach(|| {
+        if let Some(mut ended) = CALLBACKS_ENDED.try_write_for(LAST_CALLBACKS) {
+            *ended = true;
+        }
+    });
+}
+
 /// Waits for a call without the lock of the interpreter.
 ///
 /// # Errors
@@ -109,21 +125,24 @@ pub fn wait<T: Send>(
     work: impl Future<Output = Result<T>> + Send,
 ) -> PyResult<T> {
     let runtime = runtime().map_err(|error| exception(py, &error))?;
-    match py.detach(|| runtime.block_on(with_signals(within(timeout, work)))) {
-        Ok(value) => Ok(value),
-        Err(WaitEnd::Failed(error)) => Err(exception(py, &error)),
-        Err(WaitEnd::Signal(error)) => Err(error),
-    }
+    let outcome = py.detach(|| -> PyResult<Result<T>> {
+        // What is dropped at a signal may need the runtime.
+        let _entered = runtime.enter();
+        let mut work = pin!(within(timeout, work));
+        loop {
+            match runtime.block_on(until_signals(work.as_mut())) {
+                Some(outcome) => return Ok(outcome),
+                // Outside of the runtime: the handler of a signal may make calls of its own.
+                None => Python::attach(|py| py.check_signals())?,
+            }
+        }
+    })?;
+    outcome.map_err(|error| exception(py, &error))
 }
 
-async fn with_signals<T>(work: impl Future<Output = Result<T>>) -> Result<T, WaitEnd> {
-    let mut work = pin!(work);
-    loop {
-        match tokio::time::timeout(SIGNAL_INTERVAL, work.as_mut()).await {
-            Ok(outcome) => return outcome.map_err(WaitEnd::Failed),
-            Err(_) => Python::attach(|py| py.check_signals()).map_err(WaitEnd::Signal)?,
-        }
-    }
+/// The outcome of the work; none if it is time to look for signals.
+async fn until_signals<T>(work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    tokio::time::timeout(SIGNAL_INTERVAL, work).await.ok()
 }
 
 async fn within<T>(timeout: Option<Duration>, work: impl Future<Output = Result<T>>) -> Result<T> {

@@ -1,4 +1,4 @@
-//! Capsules of Arrow's C data interface: how rows go to and from Python, without copies.
+//! Capsules of Arrow's C data interface: how rows go to and from Python, without copies, and calls by those who read them.
 #![allow(unsafe_code, reason = "the pointers in capsules are only as good as who made them")]
 
 use arrow::array::{
@@ -9,9 +9,9 @@ use arrow::error::ArrowError;
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi};
 use arrow::ffi_stream::{ArrowArrayStreamReader, FFI_ArrowArrayStream};
 use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
+use pyo3::{ffi, intern};
 
 /// Rows from Python.
 pub type CapsuleReader = Box<dyn RecordBatchReader + Send>;
@@ -77,7 +77,11 @@ fn batch_of(capsules: &Bound<'_, PyAny>) -> PyResult<RecordBatch> {
     // SAFETY: capsules of these names have a valid schema and array of that schema, by the interface. The array is moved out, the
     // schema is read while its capsule is held.
     let (data, schema): (ArrayData, Schema) = unsafe {
-        let imported = from_ffi(FFI_ArrowArray::from_raw(rows.as_ptr()), schema.as_ref());
+        let rows = FFI_ArrowArray::from_raw(rows.as_ptr());
+        if rows.is_released() {
+            return Err(PyValueError::new_err("the rows of the array were taken before: give it again"));
+        }
+        let imported = from_ffi(rows, schema.as_ref());
         let schema = Schema::try_from(schema.as_ref());
         (imported.map_err(|e| arrow_exception(&e))?, schema.map_err(|e| arrow_exception(&e))?)
     };
@@ -93,6 +97,25 @@ fn batch_of(capsules: &Bound<'_, PyAny>) -> PyResult<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(data.len()));
     let (_, columns, _) = StructArray::from(data).into_parts();
     RecordBatch::try_new_with_options(schema.into(), columns, &options).map_err(|e| arrow_exception(&e))
+}
+
+/// Runs `f` with the lock of the interpreter, on a thread on which another library called: it may or may not have the lock. None:
+/// there is no interpreter any more.
+///
+/// pyo3 knows only of locks that it took and released itself. A library that was called from here, such as one that is asked for a
+/// stream of rows, may have released the lock before it called back.
+pub fn attached<T>(f: impl for<'py> FnOnce(Python<'py>) -> T) -> Option<T> {
+    // SAFETY: it may be called at any time.
+    if unsafe { ffi::Py_IsInitialized() } == 0 {
+        return None;
+    }
+    // SAFETY: there is an interpreter. The call below ends what this one begins, on the same thread.
+    let state = unsafe { ffi::PyGILState_Ensure() };
+    // Now pyo3 is right to assume that the thread has the lock.
+    let outcome = Python::try_attach(f);
+    // SAFETY: as above, and `f` leaves the lock as it was.
+    unsafe { ffi::PyGILState_Release(state) };
+    outcome
 }
 
 /// An error of Arrow.

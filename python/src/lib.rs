@@ -32,7 +32,7 @@ mod writer;
 
 use pyo3::prelude::*;
 
-use calls::PendingCall;
+use calls::{PendingCall, end_callbacks};
 use connection::PyConnection;
 use rows::{PyBatch, PyRows, PySchema};
 use scan::PyScan;
@@ -43,6 +43,7 @@ use writer::PyWriter;
 #[pyo3(name = "_volley")]
 fn native_module(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_function(wrap_pyfunction!(end_callbacks, module)?)?;
     module.add_class::<PendingCall>()?;
     module.add_class::<PyBatch>()?;
     module.add_class::<PyConnection>()?;

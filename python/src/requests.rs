@@ -36,6 +36,9 @@ pub fn client_settings(json: &str) -> Result<ClientBuilder> {
     // The text may have a password.
     let settings: ConnectSettings =
         serde_json::from_str(json).map_err(|_| Error::invalid("the settings of the connection cannot be read"))?;
+    if settings.user.is_none() && settings.password.is_some() {
+        return Err(Error::invalid("there is a password and no user: give user=, or set VOLLEY_USER"));
+    }
     let login = match (settings.user, settings.token, settings.token_file) {
         (None, None, None) => ClientLogin::none(),
         (Some(user), None, None) => {

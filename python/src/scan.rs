@@ -7,6 +7,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow_flight::FlightInfo;
 use futures::TryStreamExt;
+use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 use tokio::sync::Mutex;
@@ -15,7 +16,7 @@ use volley_common::{Error, Result};
 
 use crate::batch_size::BatchSizer;
 use crate::calls::{CallMode, perform, wait};
-use crate::capsule::stream_capsule;
+use crate::capsule::{attached, stream_capsule};
 use crate::requests::description;
 use crate::rows::{PyBatch, PySchema};
 
@@ -151,12 +152,24 @@ impl Iterator for BlockingReader {
         }
         let state = self.state.clone();
         let next = async move { state.lock().await.next().await };
-        let next = Python::try_attach(|py| wait(py, None, next).map_err(|error| error.to_string()));
+        let next = attached(|py| wait(py, None, next).map_err(|error| text_of(py, &error)));
         let next = next.unwrap_or_else(|| Err("the interpreter is ending".into()));
-        self.is_ended = !matches!(next, Ok(Some(_)));
+        // After an error the same one comes again, not an end of the rows.
+        self.is_ended = matches!(next, Ok(None));
         // The C interface has no zero bytes in texts.
         next.map_err(|error| ArrowError::ExternalError(error.replace('\0', " ").into())).transpose()
     }
+}
+
+/// The text of an exception. Of Ctrl-C it is not all that is left: the main thread raises it again, once the other library returns
+/// to Python.
+fn text_of(py: Python<'_>, error: &PyErr) -> String {
+    if error.is_instance_of::<PyKeyboardInterrupt>(py)
+        && let Err(failed) = py.import("_thread").and_then(|thread| thread.call_method0("interrupt_main"))
+    {
+        failed.write_unraisable(py, None);
+    }
+    error.to_string()
 }
 
 impl RecordBatchReader for BlockingReader {

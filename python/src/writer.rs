@@ -9,6 +9,8 @@ use pyo3::prelude::*;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use volley_client::{Client, Options, ParallelPut, PutOutcome};
+use volley_common::ipc::conform::conform;
+use volley_common::ipc::schema::check_appendable;
 use volley_common::{Error, Result, TableName};
 
 use crate::calls::{CallMode, perform};
@@ -89,23 +91,19 @@ async fn write_all(
         *state = WriteState::Open(begin());
     }
     let WriteState::Open(open) = &mut *state else { return Err(ended()) };
-    if open.schema != reader.schema() {
-        return Err(Error::invalid(format!(
-            "the rows have other columns than those that were written first: {:?}, not {:?}",
-            reader.schema(),
-            open.schema
-        )));
-    }
+    // Metadata may differ: pandas, for one, writes the number of rows into it.
+    check_appendable(&open.schema, &reader.schema())
+        .map_err(|e| e.at("the rows have other columns than those that were written first"))?;
     if open.is_writing {
         *state = WriteState::Ended;
         return Err(interrupted());
     }
     open.is_writing = true;
     // A failure of the source ends the write: part of the rows are sent.
-    let sender = open.sender.clone();
+    let (sender, schema) = (open.sender.clone(), open.schema.clone());
     let reading = tokio::task::spawn_blocking(move || {
         let mut failure = None;
-        let is_complete = read(reader, &counter, |item| match item {
+        let is_complete = read(reader, &counter, |item| match item.and_then(|batch| conform(&batch, &schema)) {
             Ok(batch) => sender.blocking_send(Some(Ok(batch))).is_ok(),
             Err(error) => {
                 failure = Some(error);
@@ -147,7 +145,8 @@ async fn finish(state: &mut WriteState) -> Result<PutOutcome> {
 
 #[pymethods]
 impl PyWriter {
-    /// Adds rows: an object with `__arrow_c_stream__` or `__arrow_c_array__`.
+    /// Adds rows: an object with `__arrow_c_stream__` or `__arrow_c_array__`. Its columns are those of the first rows, or of
+    /// narrower types.
     #[pyo3(signature = (rows, *, timeout=None, done=None))]
     fn write(
         &self,

@@ -52,6 +52,9 @@ def public_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 def command(table: str, options: dict[str, Any]) -> str:
     """A request for a table, as Flight's descriptors have it."""
+    columns = options.get("columns")
+    if columns is not None:
+        options = options | {"columns": [columns] if isinstance(columns, str) else list(columns)}
     return json.dumps({"table": table} | {name: value for name, value in options.items() if value is not None})
 
 
@@ -119,7 +122,7 @@ class Database:
 
         >>> db.get("trips", columns=["id", "fare"], where="fare > 10").to_pandas()  # doctest: +SKIP
         """
-        options = {"columns": columns and list(columns), "where": where, "version": version, "limit": limit}
+        options = {"columns": columns, "where": where, "version": version, "limit": limit}
         with Progress(progress, table) as shown:
             rows = self._connection.get(command(table, options), streams=streams, counter=shown.counter, timeout=timeout)
         return Table(rows)
@@ -142,7 +145,7 @@ class Database:
 
         ``ordered``: in the order of the table, if it has one; without it rows come as they arrive. ``timeout``: for each batch.
         """
-        options = {"columns": columns and list(columns), "where": where, "version": version, "limit": limit}
+        options = {"columns": columns, "where": where, "version": version, "limit": limit}
         scan = self._connection.scan(
             command(table, options),
             ordered=ordered,
@@ -233,7 +236,7 @@ class Database:
         timeout: float | None = None,
     ) -> list[Partition]:
         """Parts of one version of a table, for several processes or machines; see :class:`Partition`."""
-        options = {"columns": columns and list(columns), "where": where, "version": version}
+        options = {"columns": columns, "where": where, "version": version}
         found = self._connection.partitions(command(table, options), timeout=timeout)
         return [Partition(index, rows, plan, self._settings) for index, (plan, rows) in enumerate(found)]
 

@@ -58,9 +58,15 @@ def dev(nodes: int = 3, coordinators: int = 1, data_dir: str | os.PathLike[str] 
         arguments += ["--data-dir", os.fspath(data_dir)]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
-    line = process.stdout.readline().strip()
+    try:
+        line = process.stdout.readline().strip()
+    except BaseException:
+        # Such as Ctrl-C, which the cluster does not get: it has a session of its own.
+        _terminate(process)
+        raise
     if not line.startswith("ready "):
         process.kill()
+        process.wait()
         raise RuntimeError(f"the cluster did not start; its errors are above. It said: {line or 'nothing'}")
     # What it prints further must not fill the pipe.
     threading.Thread(target=_discard, args=(process.stdout,), daemon=True).start()

@@ -85,6 +85,11 @@ _CODES = (
 )
 
 
+def cancelled(message: str) -> Error:
+    """The exception for a call that was cancelled."""
+    return from_code(1, message, None)
+
+
 def from_code(code: int, message: str, retry_after_ms: int | None) -> Error:
     """The exception for an error of the native client, which calls this."""
     name, kind = _CODES[code] if 0 <= code < len(_CODES) else _CODES[2]

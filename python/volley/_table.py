@@ -81,7 +81,7 @@ class Table:
         """A relation of DuckDB, in a connection or the default one."""
         table = self.to_arrow()
         duckdb = _needs("duckdb", "to_duckdb")
-        return (connection or duckdb).from_arrow(table)
+        return (duckdb if connection is None else connection).from_arrow(table)
 
     def to_numpy(self) -> dict[str, Any]:
         """An array of NumPy for each column."""

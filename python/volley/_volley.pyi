@@ -6,6 +6,8 @@ _Done = Callable[[Any, BaseException | None], None]
 
 __version__: str
 
+def end_callbacks() -> None: ...
+
 class Pending:
     def cancel(self) -> None: ...
 

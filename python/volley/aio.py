@@ -7,16 +7,21 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
 from typing import Any, Callable, Iterable, Sequence
 
 from . import _volley
-from ._database import _write_command, command, public_settings, settings_of
-from ._errors import Cancelled
+from ._database import ClusterStatus, _write_command, command, public_settings, settings_of
+from ._errors import cancelled
 from ._partitions import Partition
 from ._sources import as_rows
 from ._table import Table
+
+
+# A thread of the client that is in Python while the interpreter ends would crash the process.
+atexit.register(_volley.end_callbacks)
 
 
 async def _call(start: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -69,7 +74,7 @@ class Scan:
 
     async def __anext__(self) -> _volley.Batch:
         if self._is_cancelled:
-            raise Cancelled("a read of this scan was cancelled, and may have taken a batch with it: scan again")
+            raise cancelled("a read of this scan was cancelled, and may have taken a batch with it: scan again")
         try:
             batch = await _call(self._scan.next_batch, timeout=self._timeout)
         except asyncio.CancelledError:
@@ -207,6 +212,9 @@ class Database:
 
     async def drop(self, table: str, *, timeout: float | None = None) -> None:
         await self._action("drop_table", {"table": table}, timeout)
+
+    async def cluster(self, *, timeout: float | None = None) -> ClusterStatus:
+        return ClusterStatus(await self._action("cluster_status", None, timeout, repeatable=True))
 
     async def _action(self, name: str, body: Any, timeout: float | None, repeatable: bool = False) -> Any:
         text = json.dumps(body)

@@ -6,6 +6,7 @@ import pytest
 
 from cluster import Cluster
 from identity_cluster import UserCluster, searched
+from toolchains import build_by_maven
 
 CLIENTS = pathlib.Path(__file__).parent.parent / "clients"
 
@@ -39,6 +40,18 @@ def name():
 def client_sources(tmp_path_factory):
     """A copy of tests/clients, so that builds leave nothing in the project's folder."""
     return shutil.copytree(CLIENTS, tmp_path_factory.mktemp("clients") / "clients")
+
+
+@pytest.fixture(scope="session")
+def java_target(client_sources):
+    """The classes of tests/clients/java, and its libraries."""
+    return build_by_maven(client_sources / "java")
+
+
+@pytest.fixture(scope="session")
+def jdbc_target(client_sources):
+    """The same of tests/clients/jdbc."""
+    return build_by_maven(client_sources / "jdbc")
 
 
 def made(kind):

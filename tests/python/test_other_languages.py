@@ -3,27 +3,14 @@ locations with the bearer of that login. Built by the toolchains of the language
 
 import json
 import os
-import shutil
 import subprocess
 
 import pytest
 
 from identity_cluster import UserTlsCluster, searched
+from toolchains import build, require
 
-# The first build fetches and compiles Arrow; later ones find it in the caches of the toolchains.
-BUILD_SECONDS = 900
 ROWS = 4_000
-
-
-def require(*programs):
-    missing = [program for program in programs if shutil.which(program) is None]
-    if missing:
-        pytest.skip(f"not on this machine: {', '.join(missing)}")
-
-
-def build(folder, *command):
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=BUILD_SECONDS)
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +21,9 @@ def go_client(client_sources):
 
 
 @pytest.fixture(scope="module")
-def java_client(client_sources):
-    require("java", "javac", "mvn")
-    build(client_sources / "java", "mvn", "-q", "-B", "package")
-    target = client_sources / "java" / "target"
+def java_client(java_target):
     opened = "--add-opens=java.base/java.nio=org.apache.arrow.memory.core,ALL-UNNAMED"
-    return ["java", opened, "-cp", f"{target / 'classes'}:{target / 'libraries'}/*", "volley.Client"]
+    return ["java", opened, "-cp", f"{java_target / 'classes'}:{java_target / 'libraries'}/*", "volley.Client"]
 
 
 @pytest.fixture

@@ -34,8 +34,9 @@ def test_rows_come_back_in_every_form(db, table):
     assert found.to_arrow().equals(TABLE) and len(found) == 10_000 and found.column_names == TABLE.column_names
     assert found.to_pandas().equals(TABLE.to_pandas()) and found.to_polars().equals(pl.from_arrow(TABLE))
     assert (found.to_numpy()["price"] == TABLE["price"].to_numpy()).all()
-    assert found.to_duckdb().filter("kind = 'bee'").count("*").fetchone() == (5_000,)
+    assert found.to_duckdb().filter("kind = 'bee'").count("*").fetchall() == [(5_000,)]
     assert "10,000 rows" in repr(found) and "<pre>" in found._repr_html_()
+    assert db.get(table, columns="id").column_names == ["id"]
     some = db.get(table, columns=["price", "id"], where="id >= 10 AND kind = 'ant'", limit=5).to_arrow()
     assert some.column_names == ["price", "id"] and some["id"].to_pylist() == [10, 12, 14, 16, 18]
 
@@ -60,6 +61,22 @@ def test_every_source_is_put(db, name, source):
     pd.testing.assert_frame_equal(found, expected, check_dtype=False)
 
 
+def test_frames_of_different_lengths_are_one_put(db, name):
+    # pandas writes the number of rows into the metadata.
+    assert db.put(name, (TABLE.slice(0, rows).to_pandas() for rows in (3, 5)))["rows"] == 8
+    assert db.get(name).to_arrow()["id"].to_pylist() == [0, 1, 2, 0, 1, 2, 3, 4]
+
+
+def test_source_that_reads_a_scan_is_put(db, table):
+    class Copy:
+        def __arrow_c_stream__(self, requested_schema=None):
+            # pyarrow reads without the interpreter's lock, on the thread of the put.
+            return db.scan(table).to_reader().read_all().__arrow_c_stream__(requested_schema)
+
+    assert db.put(f"{table}/copy", Copy())["rows"] == 10_000
+    assert db.put(f"{table}/again", db.scan(table))["rows"] == 10_000
+
+
 def test_files_are_put_by_pattern(db, name, tmp_path):
     for part in range(3):
         pq.write_table(TABLE.slice(part * 100, 100), tmp_path / f"{part}.parquet")
@@ -80,6 +97,10 @@ def test_scan_has_batches_of_the_wanted_size(db, table):
         next(closed)
     with pytest.raises(volley.Cancelled):
         next(closed)
+    reader = closed.to_reader()
+    for _ in range(2):
+        with pytest.raises(pa.ArrowException, match="closed"):
+            reader.read_next_batch()
 
 
 def test_write_is_visible_at_its_end_only(db, name):
@@ -124,8 +145,23 @@ def test_errors_are_of_kinds_that_programs_catch(db, table):
         db.put(table, 7)
     with pytest.raises(ConnectionError):
         volley.connect("127.0.0.1:1")
-    with pytest.raises(TimeoutError):
-        db.sql(f"SELECT count(*) FROM \"{'.'.join(table.split('/'))}\"", timeout=0)
+    with pytest.raises(ValueError, match="no user"):
+        volley.connect("127.0.0.1:1", password="secret")
+
+
+def test_timeout_ends_a_put_without_a_trace(db, name):
+    goes_on = threading.Event()
+
+    def rows():
+        yield TABLE.to_batches()[0]
+        goes_on.wait(60)
+
+    try:
+        with pytest.raises(TimeoutError):
+            db.put(name, pa.RecordBatchReader.from_batches(TABLE.schema, rows()), timeout=1)
+    finally:
+        goes_on.set()
+    assert db.tables(name) == []
 
 
 def test_sql_and_the_catalog(db, table):
@@ -134,6 +170,7 @@ def test_sql_and_the_catalog(db, table):
     assert db.execute(f"INSERT INTO {sql} VALUES (10000, 'cat', 1.5)") == 1
     info = db.info(table)
     assert (info["version"], info["rows"]) == (2, 10_001) and info["schema"] == db[table].schema
+    assert info["descriptor"] == "path"
     assert [version["version"] for version in db.versions(table)][:1] == [2]
     assert len(db[table].get(version=1)) == 10_000 and "10001 rows" in repr(db[table])
     assert db.cluster()["nodes"] and "<table>" in db.cluster()._repr_html_()
@@ -175,7 +212,15 @@ def test_forked_child_connects_again(db, table):
     assert child.exitcode == 0 and len(db.get(table)) == 10_000
 
 
-def test_interrupt_ends_a_put_without_a_trace(db, name):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, also in a process that was started in the background of a shell."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+def test_interrupt_ends_a_put_without_a_trace(db, name, interruptible):
     started, goes_on = threading.Event(), threading.Event()
 
     def rows():

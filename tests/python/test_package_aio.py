@@ -32,6 +32,7 @@ def test_calls_of_asyncio_have_the_same_names(shared, name):
         assert [len(table) for table in tables] == [5_005] * 8
         with pytest.raises(volley.TableNotFound):
             await db.get("no/such/table")
+        assert len((await db.cluster())["nodes"]) == len(shared.nodes)
         await db.drop(name)
 
     asyncio.run(run())

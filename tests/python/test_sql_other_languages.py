@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from identity_cluster import UserTlsCluster, searched
-from test_other_languages import build, require
+from toolchains import build, require
 
 SECONDS = 120
 SUM = 1 + 2 + sum(range(10, 110))
@@ -50,13 +50,10 @@ def go_client(client_sources):
 
 
 @pytest.fixture(scope="module")
-def jdbc_client(client_sources):
-    require("java", "javac", "mvn")
-    build(client_sources / "jdbc", "mvn", "-q", "-B", "package")
-    target = client_sources / "jdbc" / "target"
+def jdbc_client(jdbc_target):
     # JDBC gives times without a zone in that of the process.
     options = ["--add-opens=java.base/java.nio=ALL-UNNAMED", "-Duser.timezone=UTC"]
-    return ["java", *options, "-cp", f"{target / 'classes'}:{target / 'libraries'}/*", "volley.SqlClient"]
+    return ["java", *options, "-cp", f"{jdbc_target / 'classes'}:{jdbc_target / 'libraries'}/*", "volley.SqlClient"]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use prost::Message;
 use serde_json::{Map, Value};
 use tokio::time::sleep;
-use volley_common::{Error, Result, TableName, clock};
+use volley_common::{Code, Error, Result, TableName, clock};
 
 use crate::Client;
 
@@ -57,14 +57,17 @@ fn expires_ms(endpoint: &FlightEndpoint) -> Option<u64> {
     Some(u64::try_from(time.seconds).ok()?.saturating_mul(1000).saturating_add(millis))
 }
 
-/// Renews the ticket of an endpoint half-way to each expiry, and with it the time for which its version stays readable. Returns
-/// when there is nothing to renew, or a member refuses to.
+/// Renews the ticket of an endpoint half-way to each expiry, and with it the time for which its version stays readable. If no member
+/// answers, it tries again half-way to what is left. Returns when there is nothing to renew, or a member refuses to.
 pub(super) async fn keep_version(client: Client, mut endpoint: FlightEndpoint) {
     while let Some(expires) = expires_ms(&endpoint) {
         let left = Duration::from_millis(expires.saturating_sub(clock::now_ms()));
         sleep((left / 2).max(MIN_RENEWAL_PAUSE)).await;
         match renewed(&client, &endpoint).await {
             Ok(renewed) => endpoint = renewed,
+            Err(error) if error.code == Code::Unavailable => {
+                tracing::debug!(%error, "a ticket is not renewed yet; that is tried again");
+            }
             Err(error) => {
                 tracing::debug!(%error, "a ticket is not renewed; the version stays readable until it expires");
                 return;
@@ -130,12 +133,12 @@ impl TicketSource {
     }
 }
 
-/// What must be equal for two plans of one version to have the same rows at the same places.
+/// What must be equal for two plans of one version to have the same rows at the same places. Whether the endpoints are ordered is
+/// the table's, and a caller who takes rows as they arrive changes it in its FlightInfo.
 #[derive(Debug, PartialEq)]
 struct PlanShape {
     schema: Bytes,
     rows: i64,
-    ordered: bool,
     /// Of each endpoint: it has its number of rows.
     endpoints: Vec<Bytes>,
 }
@@ -145,12 +148,7 @@ impl PlanShape {
     fn of(info: &FlightInfo) -> Option<Self> {
         let endpoints: Vec<Bytes> = info.endpoint.iter().map(|endpoint| endpoint.app_metadata.clone()).collect();
         let is_known = info.total_records >= 0 && endpoints.iter().all(|metadata| !metadata.is_empty());
-        is_known.then(|| PlanShape {
-            schema: info.schema.clone(),
-            rows: info.total_records,
-            ordered: info.ordered,
-            endpoints,
-        })
+        is_known.then(|| PlanShape { schema: info.schema.clone(), rows: info.total_records, endpoints })
     }
 }
 

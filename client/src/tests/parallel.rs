@@ -99,6 +99,17 @@ async fn refused_commit_is_aborted_and_told() {
 }
 
 #[tokio::test]
+async fn commit_whose_outcome_is_unknown_is_repeated_and_not_aborted() {
+    let node = start_node().await;
+    let (coordinator, client) = start_coordinator(&[node.uri()], Status::internal("the reply broke")).await;
+    let error = put(&client, thousand()).await.unwrap_err();
+    assert_eq!(error.code, Code::Unavailable, "{error}");
+    assert!(error.message.contains("the outcome of write w is unknown"), "{error}");
+    assert_eq!(coordinator.bodies("commit_write").len(), 4);
+    assert!(coordinator.bodies("abort_write").is_empty());
+}
+
+#[tokio::test]
 async fn unreachable_holder_is_replaced_by_another() {
     let mut node = start_node().await;
     let (_coordinator, client) = start_coordinator(&[dead_address().await, node.uri()], Status::ok("")).await;

@@ -39,6 +39,15 @@ async fn expired_tickets_are_replaced_by_one_plan_of_their_version() {
 }
 
 #[tokio::test]
+async fn rows_that_are_taken_as_they_arrive_are_read_by_new_tickets_too() {
+    let (member, client) = start(versioned(" 2", &[], 600)).await;
+    let first = FlightInfo { ordered: false, ..versioned("", &[member.uri()], 0) };
+    let mut found = values(&client, first, 2).await.unwrap();
+    found.sort_unstable();
+    assert_eq!(found, (0..60).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn plan_that_is_cut_differently_does_not_continue() {
     let mut other = versioned(" 2", &[], 600);
     other.endpoint[0].app_metadata = r#"{"rows":29}"#.into();

@@ -226,7 +226,7 @@ impl ActionRunner {
         call: &CallContext,
         requirement: Requirement,
     ) -> Result<ActionReply> {
-        let TableRequest { name, kind, options } = TableRequest::from_command(body, metadata)?.for_put()?;
+        let TableRequest { name, options, .. } = TableRequest::from_command(body, metadata)?.for_put()?;
         call.require(requirement, &name)?;
         if options.transaction.is_some() {
             return Err(Error::invalid(
@@ -236,7 +236,8 @@ impl ActionRunner {
         let table_options = table_options(&options);
         let request = BeginWriteRequest {
             table: name.components().to_vec(),
-            kind: kind as i32,
+            // The write has no descriptor of its own: a table that it creates is listed by its path.
+            kind: DescriptorKind::Path as i32,
             mode: options.mode.map_or(WriteMode::Replace, WriteMode::from) as i32,
             create_append: options.mode == Some(Mode::CreateAppend),
             shards: table_options.shards,
