@@ -14,8 +14,8 @@ use crate::formats::{CsvOptions, Format, ascii_character};
 
 #[derive(Debug, clap::Args)]
 pub struct PutArgs {
-    /// Files, folders with all their files, or quoted patterns as 'data/**/*.parquet'; all of them are one write. - is the standard
-    /// input. Folders named column=value add that column.
+    /// Files, folders with all their files, or quoted patterns as 'data/**/*.parquet', also compressed (.gz, .zst), and URLs (s3://,
+    /// gs://, az://, https://); all of them are one write. - is the standard input. Folders named column=value add that column.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// The table: components joined by /.
@@ -91,8 +91,8 @@ pub struct PutArgs {
 pub struct GetArgs {
     /// The table.
     pub name: TableName,
-    /// The file to write; its extension determines the format. A pipe or a device is written into; - is the standard
-    /// output. Without it the first rows are shown.
+    /// The file to write; its extension determines the format and the compression, as of .csv.gz. A pipe or a device is written
+    /// into, an object of s3://, gs:// or az:// uploaded; - is the standard output. Without it the first rows are shown.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Only these columns, in this order. Separated by commas, or repeated; a name with a comma is quoted: '"a,b",c'.

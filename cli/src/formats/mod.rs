@@ -9,7 +9,8 @@
 //! | `.arrows` | Arrow IPC stream | |
 //! | `.jsonl`, `.ndjson`, `.json` | one JSON object a line, or an array of objects | types inferred from all rows; nested types; nulls are written |
 //!
-//! Each of them may be compressed as a whole: `.gz`, `.zst`, see [`compression`].
+//! Each of them may be compressed as a whole (`.gz`, `.zst`, see [`compression`]), and be an object of a storage service (see
+//! [`remote`]).
 
 use std::path::Path;
 
