@@ -3,17 +3,19 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use volley_common::TableName;
 use volley_common::options::{Codec, Mode};
 
 use super::values::{time_to_live, whole};
 use crate::column_list::ColumnList;
-use crate::formats::Format;
-use crate::formats::text::ColumnType;
+use crate::formats::text::{ColumnType, OnBadRow};
+use crate::formats::{CsvOptions, Format, ascii_character};
 
 #[derive(Debug, clap::Args)]
 pub struct PutArgs {
-    /// Files; all of them are one write. - is the standard input.
+    /// Files, folders with all their files, or quoted patterns as 'data/**/*.parquet', also compressed (.gz, .zst), and URLs (s3://,
+    /// gs://, az://, https://); all of them are one write. - is the standard input. Folders named column=value add that column.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// The table: components joined by /.
@@ -53,6 +55,10 @@ pub struct PutArgs {
     /// 64 MiB together, else 1].
     #[arg(long, value_name = "N", conflicts_with = "write_id", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub streams: Option<u16>,
+    /// Put many files in several writes, of which this file keeps a record: started again with the same files, and others, the
+    /// put continues where it was interrupted. --mode holds for the first write, the others append.
+    #[arg(long, value_name = "MANIFEST", conflicts_with = "write_id")]
+    pub resume: Option<PathBuf>,
     /// The files' format, if their extensions do not name it.
     #[arg(long, value_enum)]
     pub format: Option<Format>,
@@ -74,14 +80,23 @@ pub struct PutArgs {
     /// Infer types from the first N rows of each file only. The put fails at a later row that does not fit.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub infer_rows: Option<u64>,
+    #[command(flatten)]
+    pub csv: CsvOptions,
+    /// A line of CSV that begins with this character is no row.
+    #[arg(long, value_name = "CHARACTER", value_parser = ascii_character, allow_hyphen_values = true)]
+    pub comment: Option<u8>,
+    /// What happens to a row of CSV or JSON lines that cannot be read: a wrong number of cells, invalid text, or a value that
+    /// does not fit a type that is given. Skipped rows are counted, and the first ones shown.
+    #[arg(long, value_enum, default_value = "fail")]
+    pub on_bad_row: OnBadRow,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct GetArgs {
     /// The table.
     pub name: TableName,
-    /// The file to write; its extension determines the format. A pipe or a device is written into; - is the standard
-    /// output. Without it the first rows are shown.
+    /// The file to write; its extension determines the format and the compression, as of .csv.gz. A pipe or a device is written
+    /// into, an object of s3://, gs:// or az:// uploaded; - is the standard output. Without it the first rows are shown.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Only these columns, in this order. Separated by commas, or repeated; a name with a comma is quoted: '"a,b",c'.
@@ -102,13 +117,16 @@ pub struct GetArgs {
     /// The text for a null in CSV and TSV; an equal text is quoted [default: empty].
     #[arg(long, value_name = "TEXT")]
     pub null: Option<String>,
+    #[command(flatten)]
+    pub csv: CsvOptions,
     /// Endpoints fetched at the same time.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub streams: u16,
 }
 
 /// What a put does to the table's present rows.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ModeArg {
     /// The table must not exist.
     Create,

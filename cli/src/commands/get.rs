@@ -16,7 +16,7 @@ use volley_common::{Error, Result};
 
 use crate::args::GetArgs;
 use crate::column_list::column_names;
-use crate::formats::{self, Format};
+use crate::formats::{self, Format, OutputOptions};
 use crate::threads::WriterThread;
 use crate::{output, progress};
 
@@ -41,8 +41,9 @@ pub async fn run(get: &GetArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
 /// Refuses options that have no effect without a file.
 fn check_file_options(get: &GetArgs) -> Result<()> {
     let given = [("--null", get.null.is_some()), ("--format", get.format.is_some())];
-    match given.into_iter().find(|(_, given)| *given && get.output.is_none()) {
-        Some((option, _)) => {
+    let given = given.into_iter().find(|(_, given)| *given).map(|(option, _)| option);
+    match given.or(get.csv.given()).filter(|_| get.output.is_none()) {
+        Some(option) => {
             Err(Error::invalid(format!("{option} is for files: give one with -o FILE; -o - is the standard output")))
         }
         None => Ok(()),
@@ -67,7 +68,8 @@ async fn to_file(client: &Client, get: &GetArgs, path: &Path, format: Format, js
     let started = Instant::now();
     let fetch = client.get(&get.name, &options(get, get.limit), fetch_options(get)).await?;
     let bar = progress::rows(&get.name.to_string(), fetch.info.total_records.max(0) as u64);
-    let written = write_all(fetch, path, format, get.null.as_deref(), &bar).await;
+    let options = OutputOptions { null: get.null.clone(), csv: get.csv.clone() };
+    let written = write_file(fetch, path, format, options, &bar).await;
     bar.finish_and_clear();
     let ((rows, bytes), seconds) = (written?, started.elapsed().as_secs_f64());
     let report = if json {
@@ -87,14 +89,26 @@ async fn to_file(client: &Client, get: &GetArgs, path: &Path, format: Format, js
 
 /// Writes all batches to the file; returns the numbers of rows and bytes. The file is kept only if the fetch succeeds.
 pub async fn write_all(
-    mut fetch: FetchStream,
+    fetch: FetchStream,
     path: &Path,
     format: Format,
     null: Option<&str>,
     bar: &ProgressBar,
 ) -> Result<(u64, u64)> {
-    let (target, schema, null) = (path.to_path_buf(), fetch.schema.clone(), null.map(str::to_string));
-    let writer = WriterThread::start(move || formats::create(&target, format, &schema, null.as_deref()));
+    let options = OutputOptions { null: null.map(str::to_string), ..OutputOptions::default() };
+    write_file(fetch, path, format, options, bar).await
+}
+
+/// As [`write_all`], with all options of the format.
+async fn write_file(
+    mut fetch: FetchStream,
+    path: &Path,
+    format: Format,
+    options: OutputOptions,
+    bar: &ProgressBar,
+) -> Result<(u64, u64)> {
+    let (target, schema) = (path.to_path_buf(), fetch.schema.clone());
+    let writer = WriterThread::start(move || formats::create(&target, format, &schema, &options));
     let mut rows = 0;
     while let Some(fetched) = fetch.next().await {
         let batch = fetched?.batch;
@@ -162,7 +176,7 @@ mod tests {
             check_file_options(&get).map_err(|e| e.message)
         };
         assert_eq!(check("volley get t --format csv -o -"), Ok(()));
-        for option in ["--format csv", "--null NA"] {
+        for option in ["--format csv", "--null NA", "--delimiter ;", "--no-header", "--encoding utf-16"] {
             let error = check(&format!("volley get t {option}")).unwrap_err();
             assert!(error.starts_with(&option[..6]) && error.contains("-o FILE"), "{error}");
         }

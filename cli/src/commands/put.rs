@@ -1,5 +1,6 @@
 //! `volley put`: writes files to a table as one write, so as one version.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::datatypes::SchemaRef;
@@ -14,10 +15,20 @@ use volley_common::{Code, Error, Result, TableName};
 use super::versions;
 use crate::args::{ModeArg, PutArgs};
 use crate::column_list::column_names;
+use crate::formats::text::BadRowReport;
 use crate::{output, progress, threads};
-use inputs::{InputFiles, KnownTypes, TypeRules};
+use inputs::InputFiles;
+use type_rules::{KnownTypes, TypeRules};
 
+mod find_files;
 mod inputs;
+mod manifest;
+mod partitions;
+mod resume;
+mod type_rules;
+
+/// Columns that a message shows.
+const MAX_SHOWN: usize = 50;
 
 /// Bytes of files from which on a put has several streams if the command line does not say it: below, the two calls more cost more
 /// than they save.
@@ -25,24 +36,24 @@ const PARALLEL_BYTES: u64 = 64 << 20;
 
 /// Puts the files into the table.
 pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, json: bool) -> Result<()> {
+    if let Some(manifest) = &put.resume {
+        return resume::run(put, manifest, connect, json).await;
+    }
     // The files first: these errors do not depend on the cluster.
     let (paths, format, mut rules) = (put.files.clone(), put.format, TypeRules::of(put)?);
     let mut files = on_thread(move || InputFiles::open(&paths, format)).await?;
     files.check_options(put)?;
     let client = connect().await?;
-    if files.have_text() && matches!(rules.known, KnownTypes::None) {
-        rules.known = known_types(put, &client).await?;
-    } else if matches!(put.mode, ModeArg::Append) {
-        rules.appended = appended_schema(put, &client).await;
-    }
+    find_types(put, &client, &files, &mut rules).await?;
     files = on_thread(move || files.with_types(rules)).await?;
     let types = files.inferred_types();
     let bar = progress::bytes(&put.table.to_string(), files.bytes());
     let started = Instant::now();
     let schema = files.schema();
-    let reader = bar.clone();
+    let (reader, files) = (bar.clone(), Arc::new(files));
+    let read = files.clone();
     let parallel = ParallelPut { streams: streams(put, files.bytes()) };
-    let batches = threads::read(move |emit| files.read(&reader, emit));
+    let batches = threads::read(move |emit| read.read(&reader, emit));
     let outcome = client.put_parallel(&put.table, &options(put), schema, batches, parallel).await;
     bar.finish_and_clear();
     let outcome = outcome?;
@@ -52,12 +63,26 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
     if let Some(replicas) = put.replicas {
         warn_of_missing_nodes(replicas, &put.table, &client).await;
     }
+    let bad_rows = files.bad_rows();
+    warn_of_bad_rows(&bad_rows);
     let seconds = started.elapsed().as_secs_f64();
     let replaced = match put.mode {
         ModeArg::Replace if !outcome.repeated => versions::replaced_by(&client, &put.table, outcome.version).await,
         ModeArg::Replace | ModeArg::Create | ModeArg::Append => None,
     };
-    report(&outcome, replaced.as_ref(), seconds, json)
+    report(&outcome, replaced.as_ref(), &bad_rows, seconds, json)
+}
+
+/// Says how many rows were skipped, and why the first ones.
+fn warn_of_bad_rows(bad_rows: &BadRowReport) {
+    if bad_rows.skipped == 0 {
+        return;
+    }
+    let skipped = output::plural(i64::try_from(bad_rows.skipped).unwrap_or(i64::MAX), "bad row");
+    eprintln!("volley: skipped {skipped}; the first:");
+    for row in &bad_rows.first {
+        eprintln!("volley: {}", escape_invisible(&row.error));
+    }
 }
 
 /// Runs a blocking function. Its thread may wait for a pipe, so the process does not wait for it at its end.
@@ -65,6 +90,16 @@ async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 
     let (send, result) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || send.send(work()));
     result.await.unwrap_or_else(|_| Err(Error::internal("the thread that reads the files panicked")))
+}
+
+/// Completes the rules by the types of the table.
+async fn find_types(put: &PutArgs, client: &Client, files: &InputFiles, rules: &mut TypeRules) -> Result<()> {
+    if files.have_text() && matches!(rules.known, KnownTypes::None) {
+        rules.known = known_types(put, client).await?;
+    } else if matches!(put.mode, ModeArg::Append) {
+        rules.appended = appended_schema(put, client).await;
+    }
+    Ok(())
 }
 
 /// The types of the table's columns, if it exists and they matter.
@@ -122,12 +157,21 @@ fn staged_text(outcome: &PutOutcome) -> String {
     format!("{}: {rows} staged; they become visible when write {} is committed", outcome.table, outcome.write_id)
 }
 
-/// Prints the outcome and the version that it replaced.
-fn report(outcome: &PutOutcome, replaced: Option<&Value>, seconds: f64, json: bool) -> Result<()> {
+/// Prints the outcome, the version that it replaced, and in JSON the rows that were skipped.
+fn report(
+    outcome: &PutOutcome,
+    replaced: Option<&Value>,
+    bad_rows: &BadRowReport,
+    seconds: f64,
+    json: bool,
+) -> Result<()> {
     if json {
         let mut value = serde_json::to_value(outcome).map_err(|e| Error::internal(e.to_string()))?;
         if let Some(replaced) = replaced {
             value["replaced"] = replaced.clone();
+        }
+        if bad_rows.skipped > 0 {
+            value["bad_rows"] = serde_json::to_value(bad_rows).map_err(|e| Error::internal(e.to_string()))?;
         }
         return output::json(&value);
     }

@@ -1,6 +1,5 @@
 //! What the first bytes of a file say that it is, for an error about a file of another format than was expected.
 
-use std::fs::File;
 use std::io::Read;
 
 use super::Format;
@@ -20,7 +19,7 @@ static KINDS: [(&[u8], &str, &str); 7] = [
 ];
 
 /// Why the file cannot be of the format, with what it is instead and what helps. `None` if its first bytes do not say so.
-pub fn mismatch(file: File, format: Format) -> Option<String> {
+pub fn mismatch(file: impl Read, format: Format) -> Option<String> {
     let mut start = Vec::new();
     file.take(SNIFFED_BYTES).read_to_end(&mut start).ok()?;
     mismatch_of(&start, format)

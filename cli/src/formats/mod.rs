@@ -8,6 +8,9 @@
 //! | `.arrow`, `.feather`, `.ipc` | Arrow IPC | reads files and streams; writes files |
 //! | `.arrows` | Arrow IPC stream | |
 //! | `.jsonl`, `.ndjson`, `.json` | one JSON object a line, or an array of objects | types inferred from all rows; nested types; nulls are written |
+//!
+//! Each of them may be compressed as a whole (`.gz`, `.zst`, see [`compression`]), and be an object of a storage service (see
+//! [`remote`]).
 
 use std::path::Path;
 
@@ -18,10 +21,14 @@ use clap::ValueEnum;
 use indicatif::ProgressBar;
 use volley_common::{Error, Result};
 
+use compression::FileCompression;
 use text::TextOptions;
 
+mod compression;
 mod content;
+mod csv_options;
 mod delimited;
+mod encoding;
 mod exact;
 mod input;
 mod int96;
@@ -29,15 +36,18 @@ mod interval;
 mod ipc;
 mod leaves;
 mod parquet;
+mod remote;
 mod target;
 pub mod text;
 mod text_values;
 mod write;
 
+pub use csv_options::{CsvOptions, ascii_character};
 pub use input::InputFile;
 pub use int96::Int96Needs;
+pub use remote::RemoteUrl;
 pub use target::is_stdout;
-pub use write::{create, json_lines};
+pub use write::{OutputOptions, create, json_lines};
 
 /// Rows of a batch that a reader of a row format returns.
 const BATCH_ROWS: usize = 8192;
@@ -71,7 +81,8 @@ impl Format {
     /// # Errors
     /// INVALID_ARGUMENT: an unknown extension, or none; the message lists the known ones.
     pub fn of(path: &Path) -> Result<Format> {
-        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+        let uncompressed = FileCompression::strip(path);
+        let extension = uncompressed.extension().map(|e| e.to_string_lossy().to_lowercase());
         match extension.as_deref() {
             Some("parquet" | "pq") => Ok(Format::Parquet),
             Some("csv") => Ok(Format::Csv),
@@ -81,7 +92,7 @@ impl Format {
             Some("jsonl" | "ndjson" | "json") => Ok(Format::Jsonl),
             _ if path.is_dir() => Err(Error::invalid(format!("{} is a folder: name a file", path.display()))),
             _ => Err(Error::invalid(format!(
-                "cannot tell the format of {}: known extensions are .parquet, .pq, .csv, .tsv, .arrow, .feather, .ipc, .arrows, .jsonl, .ndjson, .json; or give --format",
+                "cannot tell the format of {}: known extensions are .parquet, .pq, .csv, .tsv, .arrow, .feather, .ipc, .arrows, .jsonl, .ndjson, .json, and each of them with .gz or .zst; or give --format",
                 path.display()
             ))),
         }
@@ -96,10 +107,12 @@ pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Se
 /// # Errors
 /// NOT_FOUND: no such file. INVALID_ARGUMENT: not a file of the format. All name the file.
 pub fn schema(input: &InputFile) -> Result<SchemaRef> {
-    let file = input.open()?;
     match input.format {
-        Format::Parquet => parquet::schema(file, input.int96.as_deref()),
-        Format::Arrow | Format::Arrows => ipc::schema(file),
+        Format::Parquet => parquet::schema(input.open()?, input.int96.as_deref()),
+        Format::Arrow | Format::Arrows if input.is_compressed() => {
+            ipc::stream_schema(input.reader(ProgressBar::hidden())?)
+        }
+        Format::Arrow | Format::Arrows => ipc::schema(input.open()?),
         Format::Csv | Format::Tsv | Format::Jsonl => return Err(Error::internal("text has no schema")),
     }
     .map_err(|e| typed_file_error(input, e))
@@ -125,10 +138,10 @@ pub fn open(input: &InputFile, schema: SchemaRef, options: &TextOptions, bar: Pr
     if input.format.is_text() {
         return text::open(input, schema, options, bar);
     }
-    let file = input.open()?;
     match input.format {
-        Format::Parquet => parquet::open(file, input.int96.as_deref(), bar),
-        _ => ipc::open(file, bar),
+        Format::Parquet => parquet::open(input.open()?, input.int96.as_deref(), bar),
+        _ if input.is_compressed() => ipc::open_stream(input.reader(bar)?),
+        _ => ipc::open(input.open()?, bar),
     }
     .map_err(|e| typed_file_error(input, e))
 }
@@ -138,7 +151,7 @@ pub fn open(input: &InputFile, schema: SchemaRef, options: &TextOptions, bar: Pr
 /// # Errors
 /// INVALID_ARGUMENT: names what it is, and what helps.
 pub fn check_content(input: &InputFile) -> Result<()> {
-    match content::mismatch(input.open()?, input.format) {
+    match content::mismatch(input.reader(ProgressBar::hidden())?, input.format) {
         Some(text) => Err(Error::invalid(format!("{}: {text}", input.path.display()))),
         None => Ok(()),
     }
@@ -168,6 +181,7 @@ pub fn io_error(path: &Path, error: &std::io::Error) -> Error {
     match error.kind() {
         std::io::ErrorKind::NotFound => Error::not_found(text),
         std::io::ErrorKind::PermissionDenied => Error::denied(text),
+        std::io::ErrorKind::InvalidData => Error::invalid(text),
         _ => Error::unavailable(text),
     }
 }

@@ -11,6 +11,7 @@ use tempfile::NamedTempFile;
 use volley_common::{Error, Result};
 
 use super::io_error;
+use super::remote::RemoteUrl;
 
 /// Maximum number of symbolic links that are followed to a file that does not exist.
 const MAX_LINKS: usize = 40;
@@ -22,16 +23,29 @@ pub struct OutputTarget {
     /// The temporary file and its final place; without one the output is written directly.
     replace: Option<(NamedTempFile, PathBuf)>,
     stdout: bool,
+    /// Where the output is uploaded.
+    upload: Option<RemoteUrl>,
 }
 
 /// A file that counts the bytes written to it.
 pub struct CountingFile {
     file: File,
     bytes: u64,
+    refuses_writes: bool,
+}
+
+impl CountingFile {
+    /// Writes nothing more: the output stays without its end.
+    pub fn refuse_writes(&mut self) {
+        self.refuses_writes = true;
+    }
 }
 
 impl Write for CountingFile {
     fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        if self.refuses_writes {
+            return Err(std::io::Error::other("the output is not continued"));
+        }
         let written = self.file.write(buffer)?;
         self.bytes += written as u64;
         Ok(written)
@@ -48,15 +62,23 @@ pub fn is_stdout(path: &Path) -> bool {
 }
 
 impl OutputTarget {
-    /// Opens the target. A symbolic link is followed. Nothing appears in the place of a regular file until
+    /// Opens the target. An object is written to a temporary file first. A symbolic link is followed. Nothing appears in the place of a regular file until
     /// [`OutputTarget::finish`]; its permissions are kept. Opening a pipe waits for its reader.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: a folder. NOT_FOUND: there is no such folder. PERMISSION_DENIED: the file or its folder is not
     /// writable. All name the path.
     pub fn open(path: &Path) -> Result<(OutputTarget, CountingFile)> {
-        let target = |replace, stdout| OutputTarget { path: path.to_path_buf(), replace, stdout };
-        let counting = |file| CountingFile { file, bytes: 0 };
+        let target = |replace, stdout| OutputTarget { path: path.to_path_buf(), replace, stdout, upload: None };
+        let counting = |file| CountingFile { file, bytes: 0, refuses_writes: false };
+        if let Some(url) = RemoteUrl::of(path) {
+            if !url.is_object_storage() {
+                let text = "a file of an HTTP server can only be read: use s3://, gs:// or az://";
+                return Err(Error::invalid(format!("{}: {text}", url.name().display())));
+            }
+            let file = tempfile::tempfile().map_err(|e| io_error(&std::env::temp_dir(), &e))?;
+            return Ok((OutputTarget { upload: Some(url), ..target(None, false) }, counting(file)));
+        }
         if is_stdout(path) {
             let stdout = std::io::stdout().as_fd().try_clone_to_owned().map_err(|e| io_error(path, &e))?;
             return Ok((target(None, true), counting(File::from(stdout))));
@@ -74,6 +96,9 @@ impl OutputTarget {
     /// # Errors
     /// The disk is full, or the file cannot be renamed: the old file stays.
     pub fn finish(self, file: CountingFile) -> Result<u64> {
+        if let Some(url) = &self.upload {
+            url.upload(&file.file)?;
+        }
         if let Some((temp, place)) = self.replace {
             file.file.sync_all().map_err(|e| io_error(&self.path, &e))?;
             temp.persist(&place).map_err(|e| io_error(&self.path, &e.error))?;

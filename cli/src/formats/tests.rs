@@ -32,7 +32,7 @@ impl TestFolder {
 }
 
 fn write(path: &Path, batches: &[RecordBatch]) -> Result<()> {
-    let mut writer = create(path, Format::of(path)?, &batches[0].schema(), None)?;
+    let mut writer = create(path, Format::of(path)?, &batches[0].schema(), &OutputOptions::default())?;
     for batch in batches {
         writer.write(batch)?;
     }
@@ -181,12 +181,93 @@ fn arrow_stream_with_a_file_extension_is_read_as_a_stream() {
 fn file_appears_only_when_it_is_complete() {
     let folder = TestFolder::new();
     let path = folder.with("t.parquet", "the old one");
-    let mut writer = create(&path, Format::Parquet, &simple().schema(), None).unwrap();
+    let mut writer = create(&path, Format::Parquet, &simple().schema(), &OutputOptions::default()).unwrap();
     writer.write(&simple()).unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "the old one");
     drop(writer);
     assert_eq!(folder.names(), ["t.parquet"]);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "the old one");
+}
+
+#[test]
+fn every_format_is_written_and_read_compressed() {
+    let folder = TestFolder::new();
+    for name in ["t.parquet", "t.csv", "t.tsv", "t.arrow", "t.feather", "t.arrows", "t.jsonl", "t.ndjson"] {
+        for (extension, magic) in [("gz", &b"\x1f\x8b\x08"[..]), ("ZST", &b"\x28\xb5\x2f\xfd"[..])] {
+            let path = folder.path(&format!("{name}.{extension}"));
+            write(&path, &[simple(), simple()]).unwrap();
+            assert!(std::fs::read(&path).unwrap().starts_with(magic), "{}", path.display());
+            let expected = concat_batches(&simple().schema(), &[simple(), simple()]).unwrap();
+            assert_eq!(read(&path).unwrap().columns(), expected.columns(), "{}", path.display());
+        }
+    }
+    // The first bytes count where the name says nothing.
+    std::fs::rename(folder.path("t.csv.gz"), folder.path("t.csv")).unwrap();
+    assert_eq!(read(&folder.path("t.csv")).unwrap().num_rows(), 6);
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn members_and_frames_one_after_another_are_one_file() {
+    let folder = TestFolder::new();
+    std::fs::write(folder.path("t.csv.gz"), [gzip("a\n1\n"), gzip(""), gzip("2\n3\n")].concat()).unwrap();
+    assert_eq!(read(&folder.path("t.csv.gz")).unwrap().num_rows(), 3);
+    let frame = |text: &str| zstd::encode_all(text.as_bytes(), 1).unwrap();
+    // A parallel compressor begins with a frame to skip.
+    let skipped = b"\x50\x2a\x4d\x18\x04\0\0\0size".to_vec();
+    std::fs::write(folder.path("t.csv.zst"), [skipped, frame("a\n1\n"), frame("2\n")].concat()).unwrap();
+    assert_eq!(read(&folder.path("t.csv.zst")).unwrap().num_rows(), 2);
+    // One file, but two Arrow streams: the second would be lost.
+    write(&folder.path("t.arrows"), &[simple()]).unwrap();
+    let stream = std::fs::read(folder.path("t.arrows")).unwrap();
+    std::fs::write(folder.path("t.arrows"), [&stream[..], &stream[..]].concat()).unwrap();
+    let error = read(&folder.path("t.arrows")).unwrap_err();
+    assert!(error.message.contains("t.arrows") && error.message.contains("bytes follow the end"), "{error}");
+}
+
+#[test]
+fn compressed_file_that_is_cut_off_or_damaged_is_named() {
+    let folder = TestFolder::new();
+    for name in ["t.csv.gz", "t.csv.zst", "t.jsonl.gz", "t.arrows.gz", "t.arrows.zst", "t.arrow.gz", "t.parquet.zst"] {
+        write(&folder.path(name), &[simple(), simple()]).unwrap();
+        let whole = std::fs::read(folder.path(name)).unwrap();
+        for length in [0, 3, 20, whole.len() / 2, whole.len() - 4, whole.len() - 1] {
+            std::fs::write(folder.path(name), &whole[..length]).unwrap();
+            let error = read(&folder.path(name)).expect_err(name);
+            assert!(error.message.contains(name), "{length} bytes of {name}: {error}");
+        }
+        // The checksum is in the last 8 bytes of a member, and in the last 4 of a frame.
+        let mut damaged = whole.clone();
+        let checksum = if name.ends_with("gz") { whole.len() - 6 } else { whole.len() - 2 };
+        damaged[checksum] ^= 1;
+        std::fs::write(folder.path(name), &damaged).unwrap();
+        let error = read(&folder.path(name)).expect_err(name);
+        assert!(error.message.contains(name) && error.message.contains("cannot be decompressed"), "{name}: {error}");
+    }
+    let error = read(&folder.with("plain.csv.gz", "a\n1\n")).unwrap_err();
+    assert!(error.message.contains("its name says gzip, and the file is not compressed by it"), "{error}");
+}
+
+#[test]
+fn compressed_output_that_fails_has_no_end() {
+    let folder = TestFolder::new();
+    let pipe = folder.path("t.csv.gz");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read(pipe).unwrap()
+    });
+    let mut writer = create(&pipe, Format::Csv, &simple().schema(), &OutputOptions::default()).unwrap();
+    writer.write(&simple()).unwrap();
+    drop(writer);
+    let bytes = reader.join().unwrap();
+    let read = std::io::copy(&mut flate2::read::MultiGzDecoder::new(&bytes[..]), &mut std::io::sink());
+    assert!(read.is_err(), "a reader would take {} bytes for the whole table", bytes.len());
 }
 
 #[test]

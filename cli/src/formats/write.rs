@@ -13,22 +13,33 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use volley_common::{Error, Result};
 
+use super::compression::{FileCompression, OutputFile};
+use super::csv_options::CsvOptions;
 use super::delimited::DelimitedWriter;
 use super::exact::ExactColumns;
-use super::target::{CountingFile, OutputTarget};
-use super::{Format, file_error};
+use super::target::OutputTarget;
+use super::{Format, file_error, io_error};
 use crate::threads::BatchWriter;
 
 /// A row group is closed at this many encoded bytes, to bound the memory for wide tables.
 const ROW_GROUP_BYTES: usize = 128 << 20;
 
-type Buffered = BufWriter<CountingFile>;
+type Buffered = BufWriter<OutputFile>;
+
+/// What a file depends on, besides its format.
+#[derive(Clone, Debug, Default)]
+pub struct OutputOptions {
+    /// The text for a null in CSV and TSV.
+    pub null: Option<String>,
+    /// How CSV and TSV are written.
+    pub csv: CsvOptions,
+}
 
 /// Writes one format.
 trait FormatEncoder: Send {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError>;
     /// Writes the end of the format and returns the flushed file.
-    fn finish(self: Box<Self>) -> Result<CountingFile, ArrowError>;
+    fn finish(self: Box<Self>) -> Result<OutputFile, ArrowError>;
 }
 
 /// A file that is being written.
@@ -39,32 +50,52 @@ struct TableFileWriter {
     encoder: Box<dyn FormatEncoder>,
 }
 
-/// Starts a file of the format; `null` is the text for a null in CSV and TSV. Nothing appears at `path` until
+/// Starts a file of the format, compressed if its extension is `.gz` or `.zst`. Nothing appears at `path` until
 /// [`BatchWriter::finish`], unless it is a pipe, a device or the standard output.
 ///
 /// # Errors
 /// The path is not writable, or the format does not support the schema. All name the file.
-pub fn create(path: &Path, format: Format, schema: &SchemaRef, null: Option<&str>) -> Result<Box<dyn BatchWriter>> {
-    if null.is_some() && !matches!(format, Format::Csv | Format::Tsv) {
-        return Err(Error::invalid("--null is for CSV and TSV: the other formats have nulls of their own"));
-    }
+pub fn create(
+    path: &Path,
+    format: Format,
+    schema: &SchemaRef,
+    options: &OutputOptions,
+) -> Result<Box<dyn BatchWriter>> {
+    check_options(format, options)?;
     let columns = ExactColumns::new(format, schema).map_err(|e| file_error(path, e))?;
     let (target, file) = OutputTarget::open(path)?;
-    let encoder = encoder(file, format, columns.schema(), null.unwrap_or_default()).map_err(|e| file_error(path, e))?;
+    let file = OutputFile::new(file, FileCompression::of(path)).map_err(|e| io_error(path, &e))?;
+    let encoder = encoder(file, format, columns.schema(), options).map_err(|e| file_error(path, e))?;
     Ok(Box::new(TableFileWriter { path: path.to_path_buf(), target, columns, encoder }))
 }
 
+/// Refuses options that the format does not have.
+fn check_options(format: Format, options: &OutputOptions) -> Result<()> {
+    if matches!(format, Format::Csv | Format::Tsv) {
+        return options.csv.check(format, None).map_err(Error::invalid);
+    }
+    if options.null.is_some() {
+        return Err(Error::invalid("--null is for CSV and TSV: the other formats have nulls of their own"));
+    }
+    match options.csv.given() {
+        Some(option) => Err(Error::invalid(format!("{option} is for CSV and TSV"))),
+        None => Ok(()),
+    }
+}
+
 fn encoder(
-    file: CountingFile,
+    file: OutputFile,
     format: Format,
     schema: &SchemaRef,
-    null: &str,
+    options: &OutputOptions,
 ) -> Result<Box<dyn FormatEncoder>, ArrowError> {
     let file = BufWriter::with_capacity(1 << 20, file);
     Ok(match format {
         Format::Parquet => Box::new(parquet_writer(file, schema)?),
-        Format::Csv => Box::new(DelimitedWriter::new(file, ',', null, schema)?),
-        Format::Tsv => Box::new(DelimitedWriter::new(file, '\t', null, schema)?),
+        Format::Csv | Format::Tsv => {
+            let (csv, null) = (&options.csv, options.null.as_deref().unwrap_or_default());
+            Box::new(DelimitedWriter::new(file, csv.delimiter(format), csv, null, schema)?)
+        }
         Format::Arrow => Box::new(FileWriter::try_new(file, schema)?),
         Format::Arrows => Box::new(StreamWriter::try_new(file, schema)?),
         Format::Jsonl => Box::new(json_writer(file)),
@@ -106,7 +137,7 @@ impl BatchWriter for TableFileWriter {
 
     fn finish(self: Box<Self>) -> Result<u64> {
         let TableFileWriter { path, target, encoder, .. } = *self;
-        let file = encoder.finish().map_err(|e| {
+        let file = encoder.finish().and_then(|file| file.finish().map_err(ArrowError::from)).map_err(|e| {
             target.exit_if_closed(&e);
             file_error(&path, e)
         })?;
@@ -114,7 +145,7 @@ impl BatchWriter for TableFileWriter {
     }
 }
 
-fn unbuffered(file: Buffered) -> Result<CountingFile, ArrowError> {
+fn unbuffered(file: Buffered) -> Result<OutputFile, ArrowError> {
     Ok(file.into_inner().map_err(|e| e.into_error())?)
 }
 
@@ -127,7 +158,7 @@ impl FormatEncoder for ArrowWriter<Buffered> {
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<CountingFile, ArrowError> {
+    fn finish(self: Box<Self>) -> Result<OutputFile, ArrowError> {
         unbuffered(self.into_inner()?)
     }
 }
@@ -137,7 +168,7 @@ impl FormatEncoder for DelimitedWriter<Buffered> {
         DelimitedWriter::write(self, batch)
     }
 
-    fn finish(self: Box<Self>) -> Result<CountingFile, ArrowError> {
+    fn finish(self: Box<Self>) -> Result<OutputFile, ArrowError> {
         unbuffered(self.into_inner())
     }
 }
@@ -147,7 +178,7 @@ impl FormatEncoder for json::LineDelimitedWriter<Buffered> {
         json::Writer::write(self, batch)
     }
 
-    fn finish(mut self: Box<Self>) -> Result<CountingFile, ArrowError> {
+    fn finish(mut self: Box<Self>) -> Result<OutputFile, ArrowError> {
         json::Writer::finish(&mut self)?;
         unbuffered(self.into_inner())
     }
@@ -163,7 +194,7 @@ impl FormatEncoder for FileWriter<Buffered> {
         })
     }
 
-    fn finish(mut self: Box<Self>) -> Result<CountingFile, ArrowError> {
+    fn finish(mut self: Box<Self>) -> Result<OutputFile, ArrowError> {
         FileWriter::finish(&mut self)?;
         unbuffered(self.into_inner()?)
     }
@@ -174,7 +205,7 @@ impl FormatEncoder for StreamWriter<Buffered> {
         StreamWriter::write(self, batch)
     }
 
-    fn finish(mut self: Box<Self>) -> Result<CountingFile, ArrowError> {
+    fn finish(mut self: Box<Self>) -> Result<OutputFile, ArrowError> {
         StreamWriter::finish(&mut self)?;
         unbuffered(self.into_inner()?)
     }

@@ -181,7 +181,7 @@ fn is_signed_by(roots: &Arc<RootCertStore>, own: &CertifiedKey) -> bool {
 ///
 /// # Errors
 /// INVALID_ARGUMENT: the system has no CAs.
-pub(crate) fn https_config(trusts_system: bool) -> Result<ClientConfig> {
+pub fn https_config(trusts_system: bool) -> Result<ClientConfig> {
     let no_roots = |_| {
         Error::invalid(
             "this system has no CA certificates: install them (Debian: ca-certificates), or name a file of them by the environment variable SSL_CERT_FILE",

@@ -1,6 +1,7 @@
 //! The files of a put: which schema all of them have, and their rows under it.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,132 +13,23 @@ use volley_common::ipc::conform::conform_split;
 use volley_common::ipc::schema::{check_appendable, project};
 use volley_common::{Error, Result};
 
+use super::MAX_SHOWN;
+use super::find_files::{PartitionedFile, find_files};
+use super::partitions::Partitions;
+use super::type_rules::{KnownTypes, TypeRules};
 use crate::args::PutArgs;
-use crate::formats::text::{self, ColumnType, FieldStats, TextOptions};
+use crate::formats::text::{self, BadRowReport, BadRows, FieldStats, OnBadRow, TextOptions};
 use crate::formats::{self, Format, InputFile, Int96Needs};
 use crate::threads::Emit;
-
-/// Columns whose types are shown.
-const MAX_SHOWN: usize = 50;
-
-/// Types of text that are known, so not inferred.
-pub enum KnownTypes {
-    /// None.
-    None,
-    /// All columns, from `--schema`.
-    Schema(SchemaRef),
-    /// All columns, of a table that is appended to.
-    AppendedTable(SchemaRef),
-    /// The types of the columns that a replaced table has too.
-    ReplacedTable(SchemaRef),
-    /// All columns, of the Parquet or Arrow files of the same put.
-    OtherFiles(SchemaRef),
-}
-
-/// Where the types of text come from.
-pub struct TypeRules {
-    /// Types that are known.
-    pub known: KnownTypes,
-    /// The table that files with types are appended to: they get its order of columns, and its units for INT96.
-    pub appended: Option<SchemaRef>,
-    /// Types of single columns, before all others.
-    types: Vec<ColumnType>,
-    text: TextOptions,
-}
-
-impl TypeRules {
-    /// The rules of a command line.
-    ///
-    /// # Errors
-    /// INVALID_ARGUMENT: the file of the schema has none, or `--type` names a column twice.
-    pub fn of(put: &PutArgs) -> Result<TypeRules> {
-        let names: Vec<&str> = put.types.iter().map(|named| named.column.as_str()).collect();
-        if let Some(twice) = (1..names.len()).find(|&at| names[..at].contains(&names[at])) {
-            return Err(Error::invalid(format!(
-                "--type names the column {:?} twice: a column has one type",
-                names[twice]
-            )));
-        }
-        let known = match &put.schema {
-            Some(path) => KnownTypes::Schema(text::schema_file(path)?),
-            None => KnownTypes::None,
-        };
-        let text = TextOptions {
-            nulls: put.nulls.clone(),
-            infer_rows: put.infer_rows,
-            typed: put.types.iter().map(|named| named.column.clone()).collect(),
-            all_text: put.all_text,
-        };
-        Ok(TypeRules { known, appended: None, types: put.types.clone(), text })
-    }
-
-    /// The schema, if no type is to be inferred.
-    fn all_columns(&self) -> Option<&SchemaRef> {
-        match &self.known {
-            KnownTypes::Schema(schema) | KnownTypes::AppendedTable(schema) | KnownTypes::OtherFiles(schema) => {
-                Some(schema)
-            }
-            KnownTypes::None | KnownTypes::ReplacedTable(_) => None,
-        }
-    }
-
-    /// Refuses options of inference where nothing is inferred.
-    fn check_inference_options(&self) -> Result<()> {
-        let given = [("--all-text", self.text.all_text), ("--infer-rows", self.text.infer_rows.is_some())];
-        match given.into_iter().find(|(_, given)| *given && self.all_columns().is_some()) {
-            Some((option, _)) => Err(Error::invalid(format!("{option} has no effect here{}", self.hint()))),
-            None => Ok(()),
-        }
-    }
-
-    /// A column, with its inferred type unless another rule names one.
-    fn field(&self, name: &str, inferred: DataType) -> FieldRef {
-        match &self.known {
-            KnownTypes::ReplacedTable(table) if !self.text.all_text => {
-                if let Some((_, field)) = table.fields().find(name) {
-                    return field.clone();
-                }
-            }
-            _ => {}
-        }
-        Arc::new(Field::new(name, if self.text.all_text { DataType::Utf8 } else { inferred }, true))
-    }
-
-    /// The schema with the types that `--type` names.
-    fn with_named_types(&self, schema: Schema) -> Result<SchemaRef> {
-        let mut fields: Vec<FieldRef> = schema.fields().iter().cloned().collect();
-        for ColumnType { column, data_type } in &self.types {
-            let index = schema.index_of(column).map_err(|_| {
-                let names: Vec<&str> =
-                    schema.fields().iter().take(MAX_SHOWN).map(|field| field.name().as_str()).collect();
-                Error::invalid(format!("--type names the column {column:?}: the columns are {}", names.join(", ")))
-            })?;
-            fields[index] = Arc::new(fields[index].as_ref().clone().with_data_type(data_type.clone()));
-        }
-        Ok(Arc::new(Schema::new_with_metadata(fields, schema.metadata)))
-    }
-
-    /// What to do about a value that does not fit its type.
-    fn hint(&self) -> &'static str {
-        match &self.known {
-            KnownTypes::AppendedTable(_) => " (the types are the table's)",
-            KnownTypes::ReplacedTable(_) => {
-                " (columns keep the types of the table that is replaced: --type COLUMN=TYPE changes one, --all-text all)"
-            }
-            KnownTypes::OtherFiles(_) => " (the types are those of the files that have types)",
-            KnownTypes::Schema(_) => " (the types are those of --schema)",
-            KnownTypes::None if self.text.infer_rows.is_some() => {
-                " (types were inferred from the first rows only: without --infer-rows from all)"
-            }
-            KnownTypes::None => "",
-        }
-    }
-}
 
 /// The files of a put.
 pub struct InputFiles {
     files: Vec<InputFile>,
+    /// The columns that their folders add.
+    partitions: Partitions,
     schema: SchemaRef,
+    /// The columns that the files have themselves.
+    file_schema: SchemaRef,
     options: TextOptions,
     hint: &'static str,
     /// Whether a type of the schema was inferred.
@@ -145,11 +37,18 @@ pub struct InputFiles {
 }
 
 impl InputFiles {
-    /// Opens the files; what cannot be read twice is copied.
+    /// Opens the files that paths, folders and patterns name; what cannot be read twice is copied.
     pub fn open(paths: &[PathBuf], format: Option<Format>) -> Result<InputFiles> {
-        let files = paths.iter().map(|path| InputFile::new(path, format)).collect::<Result<Vec<_>>>()?;
+        InputFiles::of(find_files(paths)?, format)
+    }
+
+    /// Opens files.
+    pub fn of(found: Vec<PartitionedFile>, format: Option<Format>) -> Result<InputFiles> {
+        let files = found.iter().map(|file| InputFile::new(&file.path, format)).collect::<Result<Vec<_>>>()?;
+        let partitions = Partitions::of(found)?;
         let (schema, options) = (Arc::new(Schema::empty()), TextOptions::default());
-        Ok(InputFiles { files, schema, options, hint: "", inferred: false })
+        let file_schema = schema.clone();
+        Ok(InputFiles { files, partitions, schema, file_schema, options, hint: "", inferred: false })
     }
 
     /// Whether types of text are needed.
@@ -159,23 +58,28 @@ impl InputFiles {
 
     /// Refuses options that have no effect on these files.
     pub fn check_options(&self, put: &PutArgs) -> Result<()> {
-        let given = [
-            ("--type", !put.types.is_empty()),
-            ("--schema", put.schema.is_some()),
+        let types = [("--type", !put.types.is_empty()), ("--schema", put.schema.is_some())];
+        let text = [
             ("--all-text", put.all_text),
             ("--infer-rows", put.infer_rows.is_some()),
-            ("--null", !put.nulls.is_empty()),
+            ("--on-bad-row", put.on_bad_row == OnBadRow::Skip),
         ];
-        let is_csv = |file: &InputFile| matches!(file.format, Format::Csv | Format::Tsv);
-        let has_csv = self.files.iter().any(is_csv);
-        for (option, given) in given {
-            let (formats, usable) =
-                if option == "--null" { ("CSV", has_csv) } else { ("CSV and JSON", self.have_text()) };
-            if given && !usable {
+        let csv = [("--null", !put.nulls.is_empty()), ("--comment", put.comment.is_some())];
+        let given = |options: &[(&'static str, bool)]| options.iter().find(|(_, given)| *given).map(|(name, _)| *name);
+        let is_csv = |file: &&InputFile| matches!(file.format, Format::Csv | Format::Tsv);
+        let mut csv_files = self.files.iter().filter(is_csv).peekable();
+        let has_csv = csv_files.peek().is_some();
+        let has_text = self.have_text();
+        for (option, formats, usable) in [
+            (given(&types), "CSV and JSON", has_text || !self.partitions.is_empty()),
+            (given(&text), "CSV and JSON", has_text),
+            (given(&csv).or(put.csv.given()), "CSV", has_csv),
+        ] {
+            if let Some(option) = option.filter(|_| !usable) {
                 return Err(Error::invalid(format!("{option} is for {formats}, and no file is that")));
             }
         }
-        Ok(())
+        csv_files.try_for_each(|file| put.csv.check(file.format, put.comment).map_err(Error::invalid))
     }
 
     /// Determines the one schema of all files.
@@ -184,7 +88,9 @@ impl InputFiles {
     /// INVALID_ARGUMENT names the file whose columns differ, or the line that is no row.
     pub fn with_types(mut self, mut rules: TypeRules) -> Result<InputFiles> {
         self.share_int96(rules.all_columns().or(rules.appended.as_ref()))?;
+        let added = self.partitions.fields(|name, inferred| rules.added_field(name, inferred));
         if let Some((file, typed)) = self.typed_schema()? {
+            let typed = self.partitions.extend(&typed, &added).map_err(|e| e.at(file.path.display()))?;
             let typed = match &rules.appended {
                 Some(table) => Arc::new(in_order_of(&typed, table)),
                 None => typed,
@@ -198,6 +104,7 @@ impl InputFiles {
                 None => rules.known = KnownTypes::OtherFiles(typed),
             }
         }
+        rules.name_columns(&self.partitions)?;
         rules.check_inference_options()?;
         self.schema = match rules.all_columns() {
             Some(schema) => rules.with_named_types(schema.as_ref().clone())?,
@@ -206,11 +113,14 @@ impl InputFiles {
                 let stats = self.infer(&rules.text)?;
                 let fields: Vec<FieldRef> =
                     stats.columns().map(|(name, column)| rules.field(name, column.data_type())).collect();
-                rules.with_named_types(Schema::new(fields))?
+                let schema = self.partitions.extend(&Schema::new(fields), &added)?;
+                rules.with_named_types(schema.as_ref().clone())?
             }
         };
+        self.partitions.resolve(&self.schema)?;
+        self.file_schema = self.partitions.without(&self.schema);
         for file in self.files.iter().filter(|file| file.format.is_text()) {
-            text::check(file, &self.schema)?;
+            text::check(file, &self.file_schema, &rules.text)?;
         }
         self.hint = rules.hint();
         self.options = rules.text;
@@ -262,7 +172,7 @@ impl InputFiles {
             if file.format != Format::Jsonl {
                 match &header {
                     None => header = Some(names(&stats)),
-                    Some(header) => text::check(file, header)?,
+                    Some(header) => text::check(file, header, options)?,
                 }
             }
             all.merge(&stats);
@@ -292,18 +202,42 @@ impl InputFiles {
     }
 
     /// Emits every batch of every file, in order.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT names file and line of a row that cannot be read, unless such rows are skipped; or there is no other row.
     pub fn read(&self, bar: &ProgressBar, emit: &mut Emit<'_>) -> Result<()> {
-        for file in &self.files {
-            for batch in formats::open(file, self.schema.clone(), &self.options, bar.clone())? {
+        self.read_files(0..self.files.len(), bar, emit)
+    }
+
+    /// As [`InputFiles::read`], of some of the files.
+    pub fn read_files(&self, files: Range<usize>, bar: &ProgressBar, emit: &mut Emit<'_>) -> Result<()> {
+        let (mut rows, skipped) = (0, self.bad_rows().skipped);
+        for index in files {
+            let file = &self.files[index];
+            for batch in formats::open(file, self.file_schema.clone(), &self.options, bar.clone())? {
+                let batch = batch.and_then(|batch| self.partitions.append(index, batch));
                 let batch = batch.and_then(|batch| reordered(batch, &self.schema));
                 let batch = batch.map_err(|e| self.read_error(file, e))?;
+                rows += batch.num_rows();
                 // The metadata may differ from the first file's, and types may be narrower.
                 for batch in conform_split(&batch, &self.schema) {
                     emit(batch.map_err(|e| e.at(file.path.display()))?)?;
                 }
             }
         }
-        Ok(())
+        let bad_rows = self.bad_rows();
+        match bad_rows.first.first() {
+            // More likely a wrong option than a table without rows.
+            Some(bad) if rows == 0 && bad_rows.skipped > skipped => {
+                Err(Error::invalid(format!("no row can be read; the first: {}", bad.error)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The rows that were skipped.
+    pub fn bad_rows(&self) -> BadRowReport {
+        self.options.bad_rows.as_ref().map(BadRows::report).unwrap_or_default()
     }
 
     /// An error of reading rows; for text with a note about the types.

@@ -1,6 +1,7 @@
 //! Rows of text to record batches of a given schema, which are bounded in rows and bytes.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
@@ -8,6 +9,7 @@ use arrow::error::ArrowError;
 use indicatif::ProgressBar;
 use volley_common::Result;
 
+use super::bad_rows::BadRows;
 use super::cells::Cells;
 use super::columns::{column, struct_column};
 use super::csv_rows::CsvRows;
@@ -25,23 +27,31 @@ const BATCH_BYTES: usize = 16 << 20;
 /// # Errors
 /// INVALID_ARGUMENT: the columns of CSV are not those of the schema, or a type has no text form.
 pub fn open(input: &InputFile, schema: SchemaRef, options: &TextOptions, bar: ProgressBar) -> Result<Batches> {
-    let batches = match TextRows::open(input, bar)? {
-        TextRows::Csv(rows) => csv(rows, schema, options.clone()),
-        TextRows::Json(rows) => json(rows, schema),
+    let batches = match TextRows::open(input, options, bar)? {
+        TextRows::Csv(rows) => csv(rows, input.path.clone(), schema, options.clone()),
+        TextRows::Json(rows) => json(rows, input.path.clone(), schema, options),
     };
     batches.map_err(|e| file_error(&input.path, e))
 }
 
-fn csv(rows: CsvRows<Input>, schema: SchemaRef, options: TextOptions) -> Result<Batches, ArrowError> {
+fn csv(rows: CsvRows<Input>, path: PathBuf, schema: SchemaRef, options: TextOptions) -> Result<Batches, ArrowError> {
     let indexes = columns_of(&rows, &schema)?;
-    let columns = schema.fields().iter().map(|field| column(field)).collect::<Result<_, _>>()?;
-    let mut batches = CsvBatches { rows, indexes, columns, schema, options };
+    let (columns, probe) = (csv_columns(&schema)?, Vec::new());
+    let mut batches = CsvBatches { rows, path, indexes, columns, probe, schema, options };
     Ok(Box::new(std::iter::from_fn(move || batches.next_batch().transpose())))
 }
 
-fn json(rows: JsonRows<Input>, schema: SchemaRef) -> Result<Batches, ArrowError> {
+fn csv_columns(schema: &Schema) -> Result<Vec<Box<dyn Cells>>, ArrowError> {
+    schema.fields().iter().map(|field| column(field)).collect()
+}
+
+fn json(rows: JsonRows<Input>, path: PathBuf, schema: SchemaRef, options: &TextOptions) -> Result<Batches, ArrowError> {
     let columns = struct_column(schema.fields())?;
-    let mut batches = JsonBatches { rows, columns, schema };
+    let skipping = match &options.bad_rows {
+        Some(bad_rows) => Some((bad_rows.clone(), struct_column(schema.fields())?)),
+        None => None,
+    };
+    let mut batches = JsonBatches { rows, path, columns, schema, skipping };
     Ok(Box::new(std::iter::from_fn(move || batches.next_batch().transpose())))
 }
 
@@ -82,18 +92,25 @@ fn in_lines(lines: Option<(u64, u64)>, error: &ArrowError) -> ArrowError {
 
 struct CsvBatches {
     rows: CsvRows<Input>,
+    /// The file, for reports.
+    path: PathBuf,
     /// The cell of each column.
     indexes: Vec<usize>,
     columns: Vec<Box<dyn Cells>>,
+    /// Columns that meet the faults of a row before a part of it is added, if bad rows are skipped.
+    probe: Vec<Box<dyn Cells>>,
     schema: SchemaRef,
     options: TextOptions,
 }
 
 impl CsvBatches {
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+        if self.options.bad_rows.is_some() {
+            self.probe = csv_columns(&self.schema)?;
+        }
         let (mut rows, mut bytes, mut lines) = (0, 0, None);
-        while rows < BATCH_ROWS && bytes < BATCH_BYTES && self.rows.next_row()? {
-            self.add_row()?;
+        while rows < BATCH_ROWS && bytes < BATCH_BYTES && self.next_row()? {
+            add_row(&self.rows, &self.indexes, &mut self.columns, &self.schema, &self.options)?;
             let line = self.rows.cell(0).line;
             lines = Some((lines.map_or(line, |(first, _)| first), line));
             rows += 1;
@@ -108,36 +125,67 @@ impl CsvBatches {
         batch(&self.schema, columns, rows)
     }
 
-    fn add_row(&mut self) -> Result<(), ArrowError> {
-        for (index, (column, field)) in self.columns.iter_mut().zip(self.schema.fields()).enumerate() {
-            let cell = self.rows.cell(self.indexes[index]);
-            let added = if !self.options.is_null(cell) {
-                column.add_text(cell.text)
-            } else if field.is_nullable() {
-                column.add_null();
-                Ok(())
-            } else {
-                Err("null where the type allows none".to_string())
+    /// Goes to the next row, or to the next good one if the others are skipped; `false` at the end.
+    fn next_row(&mut self) -> Result<bool, ArrowError> {
+        loop {
+            let next = self.rows.next_row();
+            let Some(bad_rows) = &self.options.bad_rows else { return next };
+            let bad = match next {
+                Ok(true) => add_row(&self.rows, &self.indexes, &mut self.probe, &self.schema, &self.options).err(),
+                Err(e) if self.rows.can_continue() => Some(e),
+                other => return other,
             };
-            added.map_err(|text| {
-                let name = cut(field.name());
-                ArrowError::CsvError(format!("line {}: column {name:?}: {text}", cell.line))
-            })?;
+            match bad {
+                Some(error) => bad_rows.add(&self.path, error),
+                None => return Ok(true),
+            }
         }
-        Ok(())
     }
+}
+
+/// Adds the current row to the columns.
+fn add_row(
+    rows: &CsvRows<Input>,
+    indexes: &[usize],
+    columns: &mut [Box<dyn Cells>],
+    schema: &Schema,
+    options: &TextOptions,
+) -> Result<(), ArrowError> {
+    for (index, (column, field)) in columns.iter_mut().zip(schema.fields()).enumerate() {
+        let cell = rows.cell(indexes[index]);
+        let added = if !options.is_null(cell) {
+            column.add_text(cell.text)
+        } else if field.is_nullable() {
+            column.add_null();
+            Ok(())
+        } else {
+            Err("null where the type allows none".to_string())
+        };
+        added.map_err(|text| {
+            let name = cut(field.name());
+            ArrowError::CsvError(format!("line {}: column {name:?}: {text}", cell.line))
+        })?;
+    }
+    Ok(())
 }
 
 struct JsonBatches {
     rows: JsonRows<Input>,
+    /// The file, for reports.
+    path: PathBuf,
     columns: StructCells,
     schema: SchemaRef,
+    /// Where bad rows go, if they are skipped, and columns that meet their faults before a part of one is added.
+    skipping: Option<(BadRows, StructCells)>,
 }
 
 impl JsonBatches {
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+        if let Some((_, probe)) = &mut self.skipping {
+            *probe = struct_column(self.schema.fields())?;
+        }
         let (mut rows, mut bytes, mut lines) = (0, 0, None);
-        while rows < BATCH_ROWS && bytes < BATCH_BYTES && self.rows.next_row()?.is_some() {
+        while rows < BATCH_ROWS && bytes < BATCH_BYTES && self.next_row()? {
             let line = self.rows.line();
             lines = Some((lines.map_or(line, |(first, _)| first), line));
             let text = self.rows.text();
@@ -150,5 +198,26 @@ impl JsonBatches {
         }
         let columns = self.columns.finish_columns().map_err(|e| in_lines(lines, &e))?;
         batch(&self.schema, columns, rows)
+    }
+
+    /// Goes to the next row, or to the next good one if the others are skipped; `false` at the end.
+    fn next_row(&mut self) -> Result<bool, ArrowError> {
+        loop {
+            let next = self.rows.next_row().map(|row| row.is_some());
+            let Some((bad_rows, probe)) = &mut self.skipping else { return next };
+            let error = match next {
+                Ok(true) => match probe.add_json(self.rows.text()) {
+                    Ok(()) => return Ok(true),
+                    Err(fault) => {
+                        // A part of the row may be in it.
+                        *probe = struct_column(self.schema.fields())?;
+                        self.rows.fault(&fault)
+                    }
+                },
+                Err(e) if self.rows.can_continue() => e,
+                other => return other,
+            };
+            bad_rows.add(&self.path, error);
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! Which [`Cells`] build the array of a type.
 
-use arrow::array::PrimitiveBuilder;
+use arrow::array::{ArrayRef, PrimitiveBuilder};
 use arrow::datatypes::*;
 use arrow::error::ArrowError;
 
 use super::cells::{BooleanCells, CastCells, Cells, HexCells, NullCells, PrimitiveCells, TextCells};
 use super::cut;
 use super::duration::{days_and_time, duration, months, months_days_and_time};
-use super::json_cells::{ListCells, MapCells, StructCells};
+use super::json_cells::{ListCells, MapCells, StructCells, finish_column};
 use super::number::{NumberText, special};
 use super::time::{TimestampText, date, time};
 
@@ -122,6 +122,24 @@ pub fn column(field: &Field) -> Result<Box<dyn Cells>, ArrowError> {
         }
         other => other,
     })
+}
+
+/// A column with one value, of its text.
+///
+/// # Errors
+/// The text does not fit the type, or it is null where the type allows none: names the field.
+pub fn one_value(field: &Field, text: Option<&str>) -> Result<ArrayRef, ArrowError> {
+    let mut cells = column(field)?;
+    let added = match text {
+        Some(text) => cells.add_text(text),
+        None if field.is_nullable() => {
+            cells.add_null();
+            Ok(())
+        }
+        None => Err("null where the type allows none".to_string()),
+    };
+    added.map_err(|text| ArrowError::CsvError(format!("column {:?}: {text}", cut(field.name()))))?;
+    finish_column(&mut *cells, field)
 }
 
 /// Starts a column of structs, or the columns of a table.

@@ -9,6 +9,30 @@ use crate::output::plural;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
+/// Where the names of the columns come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ColumnNames {
+    /// The first record.
+    Header,
+    /// No record: c0, c1 and so on.
+    Numbered,
+    /// No record: they are known.
+    Known(Vec<String>),
+}
+
+/// How records are written.
+#[derive(Clone, Debug)]
+pub struct CsvDialect {
+    /// What is between cells.
+    pub delimiter: u8,
+    /// What is around cells, if they may have it.
+    pub quote: Option<u8>,
+    /// What a line begins with that is no record.
+    pub comment: Option<u8>,
+    /// The names of the columns.
+    pub names: ColumnNames,
+}
+
 /// Where a cell is in its record.
 #[derive(Clone, Copy, Debug)]
 struct CellSpan {
@@ -32,7 +56,7 @@ pub struct CsvCell<'a> {
 /// Reads records one at a time, into one buffer.
 pub struct CsvRows<R> {
     input: R,
-    delimiter: u8,
+    dialect: CsvDialect,
     /// The bytes of a record while it is read.
     bytes: Vec<u8>,
     record: String,
@@ -40,6 +64,12 @@ pub struct CsvRows<R> {
     /// Lines read.
     lines: u64,
     header: Vec<String>,
+    /// Whether the current record is a row that was not returned.
+    has_row: bool,
+    /// Whether an empty line was skipped.
+    has_gap: bool,
+    /// Whether nothing can be read after an error.
+    is_broken: bool,
 }
 
 fn error(line: u64, text: impl std::fmt::Display) -> ArrowError {
@@ -47,19 +77,21 @@ fn error(line: u64, text: impl std::fmt::Display) -> ArrowError {
 }
 
 impl<R: BufRead> CsvRows<R> {
-    /// Reads the header.
+    /// Reads the header, if there is one.
     ///
     /// # Errors
     /// An empty file, a column without a name, or two of one name.
-    pub fn new(input: R, delimiter: u8) -> Result<Self, ArrowError> {
+    pub fn new(input: R, mut dialect: CsvDialect) -> Result<Self, ArrowError> {
         let (bytes, record, cells, header) = Default::default();
-        let mut rows = CsvRows { input, delimiter, bytes, record, cells, lines: 0, header };
-        if !rows.read()? {
-            let text = "the file is empty: its first line must name the columns";
-            return Err(ArrowError::CsvError(text.into()));
-        }
-        let header: Vec<String> = (0..rows.cells.len()).map(|index| rows.cell(index).text.to_string()).collect();
-        let line = rows.cells[0].line;
+        let names = std::mem::replace(&mut dialect.names, ColumnNames::Header);
+        let (lines, has_row, has_gap, is_broken) = (0, false, false, false);
+        let mut rows = CsvRows { input, dialect, bytes, record, cells, lines, header, has_row, has_gap, is_broken };
+        let header = match names {
+            ColumnNames::Header => rows.read_header()?,
+            ColumnNames::Numbered => rows.number_columns()?,
+            ColumnNames::Known(names) => names,
+        };
+        let line = rows.cells.first().map_or(1, |cell| cell.line);
         let mut seen = std::collections::HashMap::new();
         for (index, name) in header.iter().enumerate() {
             if name.is_empty() {
@@ -73,6 +105,30 @@ impl<R: BufRead> CsvRows<R> {
         }
         rows.header = header;
         Ok(rows)
+    }
+
+    fn read_header(&mut self) -> Result<Vec<String>, ArrowError> {
+        if !self.read()? {
+            let text = "the file is empty: its first line must name the columns";
+            return Err(ArrowError::CsvError(text.into()));
+        }
+        Ok((0..self.cells.len()).map(|index| self.cell(index).text.to_string()).collect())
+    }
+
+    /// Names for as many columns as the first row has.
+    fn number_columns(&mut self) -> Result<Vec<String>, ArrowError> {
+        if !self.read()? {
+            let text =
+                "the file is empty: with --no-header its first row tells the number of columns, unless --schema does";
+            return Err(ArrowError::CsvError(text.into()));
+        }
+        if self.cells.len() == 1 && self.has_gap {
+            let text =
+                "an empty line before the first row: with one column it may be a null; --schema tells the columns";
+            return Err(error(1, text));
+        }
+        self.has_row = true;
+        Ok((0..self.cells.len()).map(|index| format!("c{index}")).collect())
     }
 
     /// The names of the columns.
@@ -91,8 +147,16 @@ impl<R: BufRead> CsvRows<R> {
         CsvCell { text: &self.record[start..end], quoted, line }
     }
 
+    /// Whether the last error was that of one row, after which the next one begins a line.
+    pub fn can_continue(&self) -> bool {
+        !self.is_broken
+    }
+
     /// Goes to the next row; `false` at the end. It has as many cells as the header.
     pub fn next_row(&mut self) -> Result<bool, ArrowError> {
+        if std::mem::take(&mut self.has_row) {
+            return Ok(true);
+        }
         if !self.read()? {
             return Ok(false);
         }
@@ -106,6 +170,12 @@ impl<R: BufRead> CsvRows<R> {
 
     /// Appends a line to the record; `false` at the end of the file.
     fn read_line(&mut self) -> Result<bool, ArrowError> {
+        let read = self.try_read_line();
+        self.is_broken |= read.is_err();
+        read
+    }
+
+    fn try_read_line(&mut self) -> Result<bool, ArrowError> {
         let room = MAX_ROW_BYTES.saturating_sub(self.bytes.len()) as u64;
         let read = (&mut self.input).take(room).read_until(b'\n', &mut self.bytes)?;
         if read as u64 == room && self.bytes.last() != Some(&b'\n') {
@@ -117,7 +187,7 @@ impl<R: BufRead> CsvRows<R> {
                 self.bytes.drain(..BOM.len());
             }
             if self.bytes.starts_with(b"\xff\xfe") || self.bytes.starts_with(b"\xfe\xff") {
-                return Err(ArrowError::CsvError("the text is UTF-16: convert it to UTF-8".into()));
+                return Err(ArrowError::CsvError("the text is UTF-16: give --encoding utf-16".into()));
             }
         }
         self.lines += u64::from(read > 0);
@@ -132,9 +202,13 @@ impl<R: BufRead> CsvRows<R> {
             if !self.read_line()? || (self.bytes.is_empty() && !self.read_line()?) {
                 return Ok(false);
             }
+            if self.dialect.comment.is_some_and(|comment| self.bytes.first() == Some(&comment)) {
+                continue;
+            }
             if self.header.len() == 1 || !matches!(&self.bytes[..], b"\n" | b"\r\n") {
                 break;
             }
+            self.has_gap = true;
         }
         let first = self.lines;
         self.cells.clear();
@@ -151,20 +225,20 @@ impl<R: BufRead> CsvRows<R> {
             let line = self.cells.get(cell - 1).map_or(first, |cell| cell.line);
             let column = self.header.get(cell - 1).map_or(format!("column {cell}"), |name| format!("column {name:?}"));
             let text = self.cells.get(cell - 1).and_then(|cell| e.as_bytes().get(cell.start..cell.end));
-            error(line, format!("{column}: {}", not_utf8(text.unwrap_or_default())))
+            error(line, format!("{column}: {}; --encoding names another encoding", not_utf8(text.unwrap_or_default())))
         })?;
         Ok(true)
     }
 
     /// Reads the cell that begins at `start`; returns where the next one begins, if the record has more.
     fn read_cell(&mut self, start: usize) -> Result<Option<usize>, ArrowError> {
-        if self.bytes.get(start) == Some(&b'"') {
-            return self.read_quoted(start);
+        if let Some(quote) = self.dialect.quote.filter(|quote| self.bytes.get(start) == Some(quote)) {
+            return self.read_quoted(start, quote);
         }
         let line = self.lines;
         let mut end = self.bytes.len();
         let rest = &self.bytes[start..];
-        let special = rest.iter().position(|b| *b == self.delimiter || matches!(b, b'\n' | b'\r'));
+        let special = rest.iter().position(|b| *b == self.dialect.delimiter || matches!(b, b'\n' | b'\r'));
         let mut next = None;
         if let Some(length) = special {
             end = start + length;
@@ -178,7 +252,7 @@ impl<R: BufRead> CsvRows<R> {
     fn after(&self, end: usize, line: u64) -> Result<Option<usize>, ArrowError> {
         match &self.bytes[end..] {
             b"" | b"\n" | b"\r\n" | b"\r" => Ok(None),
-            [byte, ..] if *byte == self.delimiter => Ok(Some(end + 1)),
+            [byte, ..] if *byte == self.dialect.delimiter => Ok(Some(end + 1)),
             [b'\r', ..] => Err(error(
                 line,
                 "a carriage return without a line feed: lines end with LF or CR LF, and a cell with a CR is quoted",
@@ -191,18 +265,18 @@ impl<R: BufRead> CsvRows<R> {
     }
 
     /// Reads a cell that begins with a quote, over as many lines as it has, and replaces `""` by `"` in place.
-    fn read_quoted(&mut self, start: usize) -> Result<Option<usize>, ArrowError> {
+    fn read_quoted(&mut self, start: usize, quote: u8) -> Result<Option<usize>, ArrowError> {
         let line = self.lines;
         let (mut end, mut at) = (start + 1, start + 1);
         loop {
-            match self.bytes[at..].iter().position(|b| *b == b'"') {
+            match self.bytes[at..].iter().position(|b| *b == quote) {
                 Some(length) => {
                     self.bytes.copy_within(at..at + length, end);
                     (end, at) = (end + length, at + length + 1);
-                    if self.bytes.get(at) != Some(&b'"') {
+                    if self.bytes.get(at) != Some(&quote) {
                         break;
                     }
-                    self.bytes[end] = b'"';
+                    self.bytes[end] = quote;
                     (end, at) = (end + 1, at + 1);
                 }
                 None => {
@@ -210,6 +284,8 @@ impl<R: BufRead> CsvRows<R> {
                     self.bytes.copy_within(at.., end);
                     (end, at) = (end + length, at + length);
                     if !self.read_line()? {
+                        // All rows up to the end may be in that cell.
+                        self.is_broken = true;
                         let text = cut(&String::from_utf8_lossy(&self.bytes[start..end.min(start + 200)]));
                         return Err(error(line, format!("a quote is not closed: {text:?}")));
                     }
@@ -226,49 +302,4 @@ impl<R: BufRead> CsvRows<R> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rows(text: &[u8]) -> Result<Vec<Vec<String>>, String> {
-        let mut rows = CsvRows::new(text, b',').map_err(|e| e.to_string())?;
-        let mut all = Vec::new();
-        while rows.next_row().map_err(|e| e.to_string())? {
-            let cell = |index| {
-                let CsvCell { text, quoted, line } = rows.cell(index);
-                format!("{line}{}{text}", if quoted { "q" } else { ":" })
-            };
-            all.push((0..rows.header().len()).map(cell).collect());
-        }
-        Ok(all)
-    }
-
-    #[test]
-    fn cells_keep_quotes_and_line_breaks() {
-        let text = b"\xef\xbb\xbfa,b\r\n1,\"x\"\"y\r\nz\"\"\"\r\n\n\"\",\n5\" disk,\"\xc3\xa9,\"\"\xc3\xa9\"";
-        let expected = [["2:1", "2qx\"y\r\nz\""], ["5q", "5:"], ["6:5\" disk", "6qé,\"é"]];
-        assert_eq!(rows(text).unwrap(), expected);
-        assert_eq!(rows(b"a\n1\n\n2").unwrap(), [["2:1"], ["3:"], ["4:2"]]);
-    }
-
-    #[test]
-    fn invalid_rows_are_named_by_their_line() {
-        let cases: [(&[u8], &str); 12] = [
-            (b"a,b\n\"x\ny\",2\n3\n", "line 4: 1 cell instead of 2: \"3"),
-            (b"a,b\n1,2,3\n", "line 2: 3 cells"),
-            (b"a,b\n1,2\n3,\"x\n\n", "line 3: a quote is not closed: \"\\\"x"),
-            (b"a,b\n1,\"x\"y\n", "line 2: text after a closing quote: \"y"),
-            (b"a,b\n1,2\n3,\xff\n", "line 3: column \"b\": it is not UTF-8: \"\\xff\""),
-            (b"a,b\n1,\0\n", "line 2: it has a NUL"),
-            (b"a,b\r1,2\r", "line 1: a carriage return"),
-            (b"a,a\n", "line 1: the columns 1 and 2 are both named \"a\""),
-            (b",b\n", "line 1: column 1 has no name"),
-            (b"", "empty"),
-            (b"\xef\xbb\xbf", "empty"),
-            (b"\xff\xfea\0", "UTF-16"),
-        ];
-        for (text, expected) in cases {
-            let error = rows(text).unwrap_err();
-            assert!(error.contains(expected), "{error}");
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! The objects of JSON lines, of objects one after another, or of one array, each as its text.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 
 use arrow::error::ArrowError;
 use serde_json::value::RawValue;
@@ -17,6 +17,8 @@ enum RowLayout {
     Lines,
     /// They are elements of an array: white space and commas.
     Array,
+    /// Each is one line.
+    SingleLines,
 }
 
 /// A place in the file, from 1.
@@ -35,6 +37,8 @@ pub struct JsonRows<R> {
     text: String,
     start: Place,
     at: Place,
+    /// Whether nothing can be read after an error.
+    is_broken: bool,
 }
 
 /// Where a scan is within an object.
@@ -83,12 +87,28 @@ impl<R: BufRead> JsonRows<R> {
         }
         let place = Place { line: 1, byte: 1 };
         let (layout, text) = (RowLayout::Lines, String::new());
-        let mut rows = JsonRows { input, layout, rows: 0, text, start: place, at: place };
+        let mut rows = JsonRows { input, layout, rows: 0, text, start: place, at: place, is_broken: false };
         if rows.peek()? == Some(b'[') {
             rows.take(1);
             rows.layout = RowLayout::Array;
         }
         Ok(rows)
+    }
+
+    /// Takes each line for one object, so that the next line can be read after a bad one.
+    ///
+    /// # Errors
+    /// The file has an array of objects.
+    pub fn one_a_line(self) -> Result<Self, ArrowError> {
+        match self.layout {
+            RowLayout::Array => Err(error(self.at, "--on-bad-row skip is for one object a line, and this is an array")),
+            RowLayout::Lines | RowLayout::SingleLines => Ok(JsonRows { layout: RowLayout::SingleLines, ..self }),
+        }
+    }
+
+    /// Whether the last error was that of one line.
+    pub fn can_continue(&self) -> bool {
+        self.layout == RowLayout::SingleLines && !self.is_broken
     }
 
     /// The line in which the last object begins.
@@ -98,9 +118,12 @@ impl<R: BufRead> JsonRows<R> {
 
     /// The text of the next object; `None` at the end.
     pub fn next_row(&mut self) -> Result<Option<&str>, ArrowError> {
+        if self.layout == RowLayout::SingleLines {
+            return self.next_line();
+        }
         let next = match (self.layout, self.peek()?) {
-            (RowLayout::Lines, None) => return Ok(None),
-            (RowLayout::Lines, next) => next,
+            (RowLayout::Lines | RowLayout::SingleLines, None) => return Ok(None),
+            (RowLayout::Lines | RowLayout::SingleLines, next) => next,
             (RowLayout::Array, Some(b']')) => return self.end_array(),
             (RowLayout::Array, Some(b',')) if self.rows > 0 => {
                 self.take(1);
@@ -116,6 +139,44 @@ impl<R: BufRead> JsonRows<R> {
         self.rows += 1;
         self.read_object()?;
         Ok(Some(&self.text))
+    }
+
+    /// The next line that is not blank, which must be one object.
+    fn next_line(&mut self) -> Result<Option<&str>, ArrowError> {
+        let mut bytes = std::mem::take(&mut self.text).into_bytes();
+        let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+        loop {
+            bytes.clear();
+            self.start = self.at;
+            self.is_broken = true;
+            let read = (&mut self.input).take(MAX_ROW_BYTES as u64).read_until(b'\n', &mut bytes)?;
+            if read == 0 {
+                return Ok(None);
+            }
+            if read == MAX_ROW_BYTES && bytes.last() != Some(&b'\n') {
+                return Err(error(self.start, format!("a line of more than {} MiB", MAX_ROW_BYTES >> 20)));
+            }
+            self.is_broken = false;
+            self.at = advance(self.at, &bytes);
+            if !bytes.iter().all(is_space) {
+                break;
+            }
+        }
+        let indent = bytes.iter().take_while(|byte| is_space(byte)).count();
+        self.start.byte += indent as u64;
+        bytes.drain(..indent);
+        bytes.truncate(bytes.len() - bytes.iter().rev().take_while(|byte| is_space(byte)).count());
+        self.text = String::from_utf8(bytes).map_err(|e| {
+            let (bytes, at) = (e.as_bytes(), e.utf8_error().valid_up_to());
+            error(self.place_of(bytes, at), not_utf8(bytes.get(at..).unwrap_or_default()))
+        })?;
+        if !self.text.starts_with('{') {
+            return Err(error(self.start, format!("each row must be a JSON object, not {:?}", cut(&self.text))));
+        }
+        match serde_json::from_str::<&RawValue>(&self.text) {
+            Ok(_) => Ok(Some(&self.text)),
+            Err(_) => Err(self.invalid(self.text.as_bytes())),
+        }
     }
 
     /// The text of the current object.
@@ -268,6 +329,36 @@ mod tests {
         assert_eq!(rows(" [ {\"a\":[1]} ,\n{} ] \n").unwrap(), ["{\"a\":[1]}", "{}"]);
         assert_eq!(rows("{\n \"a\": 1\n}\n{\"a\":2}").unwrap(), ["{\n \"a\": 1\n}", "{\"a\":2}"]);
         assert_eq!(rows("[]").unwrap().len() + rows(" \n").unwrap().len(), 0);
+    }
+
+    #[test]
+    fn lines_after_a_bad_one_can_be_read() {
+        let text = b"{\"a\":1}\n\n {\"a\":\n\xff\n7\n{\"a\":1}{}\n \t{\"a\":\"}\"} \r\n{\"a\":2";
+        let input = std::io::BufReader::with_capacity(3, &text[..]);
+        let mut rows = JsonRows::new(input).unwrap().one_a_line().unwrap();
+        let mut all = Vec::new();
+        loop {
+            match rows.next_row().map(|row| row.map(str::to_string)) {
+                Ok(Some(row)) => all.push(row),
+                Ok(None) => break,
+                Err(e) => {
+                    assert!(rows.can_continue());
+                    all.push(e.to_string().split(": ").nth(1).unwrap().to_string());
+                }
+            }
+        }
+        let expected = [
+            "{\"a\":1}",
+            "line 3, byte 6",
+            "line 4, byte 1",
+            "line 5, byte 1",
+            "line 6, byte 8",
+            "{\"a\":\"}\"}",
+            "line 8, byte 6",
+        ];
+        assert_eq!(all, expected);
+        let array = JsonRows::new(&b"[{}]"[..]).unwrap().one_a_line();
+        assert!(array.is_err_and(|e| e.to_string().contains("this is an array")));
     }
 
     #[test]

@@ -10,21 +10,24 @@
 //! | [`column_stats`] | inference |
 //! | [`columns`], [`cells`], [`json_cells`] | cells and values to arrays of a given type |
 //! | [`batches`] | rows to record batches |
+//! | [`bad_rows`] | rows that are skipped |
 //! | [`types`] | types that the user names |
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 use indicatif::ProgressBar;
 use volley_common::Result;
 
+use super::csv_options::CsvOptions;
+use super::encoding::{TextEncoding, Utf8Reader};
 use super::input::InputFile;
 use super::{Format, check_content, file_error};
-use crate::progress::ProgressReader;
-use csv_rows::{CsvCell, CsvRows};
+use csv_rows::{ColumnNames, CsvCell, CsvDialect, CsvRows};
 use json_rows::JsonRows;
 
+mod bad_rows;
 mod batches;
 mod cells;
 mod column_stats;
@@ -39,8 +42,10 @@ mod object_fields;
 mod time;
 mod types;
 
+pub use bad_rows::{BadRowReport, BadRows, OnBadRow};
 pub use batches::open;
 pub use column_stats::FieldStats;
+pub use columns::one_value;
 pub use types::{ColumnType, schema_file};
 
 /// The longest row.
@@ -62,9 +67,27 @@ pub struct TextOptions {
     pub typed: Vec<String>,
     /// Whether no column is inferred, because all are text.
     pub all_text: bool,
+    /// How CSV is written.
+    pub csv: CsvOptions,
+    /// What a line of CSV begins with that is no row.
+    pub comment: Option<u8>,
+    /// The columns of CSV without a header, if they are known.
+    pub names: Option<Vec<String>>,
+    /// The rows that are skipped; without it they are errors.
+    pub bad_rows: Option<BadRows>,
 }
 
 impl TextOptions {
+    fn dialect(&self, format: Format) -> CsvDialect {
+        let names = match &self.names {
+            _ if !self.csv.no_header => ColumnNames::Header,
+            None => ColumnNames::Numbered,
+            Some(names) => ColumnNames::Known(names.clone()),
+        };
+        let (delimiter, quote) = (self.csv.delimiter(format), self.csv.quote());
+        CsvDialect { delimiter, quote, comment: self.comment, names }
+    }
+
     /// Whether a cell is null.
     fn is_null(&self, cell: CsvCell<'_>) -> bool {
         if self.nulls.is_empty() {
@@ -102,6 +125,15 @@ fn boolean(text: &str) -> Option<bool> {
 
 type Input = Box<dyn BufRead + Send>;
 
+fn buffered(reader: impl Read + Send + 'static) -> Input {
+    Box::new(BufReader::with_capacity(READ_BYTES, reader))
+}
+
+fn json_rows(reader: Input, options: &TextOptions) -> Result<JsonRows<Input>, ArrowError> {
+    let rows = JsonRows::new(reader)?;
+    if options.bad_rows.is_some() { rows.one_a_line() } else { Ok(rows) }
+}
+
 /// The rows of a text file.
 enum TextRows {
     Csv(CsvRows<Input>),
@@ -109,14 +141,16 @@ enum TextRows {
 }
 
 impl TextRows {
-    fn open(input: &InputFile, bar: ProgressBar) -> Result<TextRows> {
+    fn open(input: &InputFile, options: &TextOptions, bar: ProgressBar) -> Result<TextRows> {
         check_content(input)?;
-        let file = ProgressReader::new(input.open()?, bar);
-        let reader: Input = Box::new(BufReader::with_capacity(READ_BYTES, file));
-        match input.format {
-            Format::Tsv => CsvRows::new(reader, b'\t').map(TextRows::Csv),
-            Format::Jsonl => JsonRows::new(reader).map(TextRows::Json),
-            _ => CsvRows::new(reader, b',').map(TextRows::Csv),
+        let reader = input.reader(bar)?;
+        match (input.format, options.csv.encoding.unwrap_or_default()) {
+            (Format::Jsonl, _) => json_rows(buffered(reader), options).map(TextRows::Json),
+            (format, TextEncoding::Utf8) => CsvRows::new(buffered(reader), options.dialect(format)).map(TextRows::Csv),
+            (format, encoding) => {
+                let reader = Utf8Reader::new(reader, encoding);
+                CsvRows::new(buffered(reader), options.dialect(format)).map(TextRows::Csv)
+            }
         }
         .map_err(|e| file_error(&input.path, e))
     }
@@ -129,9 +163,9 @@ impl TextRows {
 pub fn infer(input: &InputFile, options: &TextOptions) -> Result<FieldStats> {
     let mut stats = FieldStats::without(options.typed.iter().cloned().collect(), options.all_text);
     let most = options.infer_rows.unwrap_or(u64::MAX);
-    match TextRows::open(input, ProgressBar::hidden())? {
+    match TextRows::open(input, options, ProgressBar::hidden())? {
         TextRows::Csv(rows) => infer_csv(rows, options, most, &mut stats),
-        TextRows::Json(rows) => infer_json(rows, most, &mut stats),
+        TextRows::Json(rows) => infer_json(rows, options, most, &mut stats),
     }
     .map_err(|e| file_error(&input.path, e))?;
     Ok(stats)
@@ -146,8 +180,12 @@ fn infer_csv(
     let header = rows.header().to_vec();
     let mut columns: Vec<_> = header.iter().map(|name| stats.column(name).clone()).collect();
     for _ in 0..most {
-        if !rows.next_row()? {
-            break;
+        match rows.next_row() {
+            Ok(true) => {}
+            Ok(false) => break,
+            // It is reported when the rows are read.
+            Err(_) if options.bad_rows.is_some() && rows.can_continue() => continue,
+            Err(e) => return Err(e),
         }
         for (index, column) in columns.iter_mut().enumerate() {
             let cell = rows.cell(index);
@@ -162,15 +200,31 @@ fn infer_csv(
     Ok(())
 }
 
-fn infer_json(mut rows: JsonRows<Input>, most: u64, stats: &mut FieldStats) -> Result<(), ArrowError> {
+fn infer_json(
+    mut rows: JsonRows<Input>,
+    options: &TextOptions,
+    most: u64,
+    stats: &mut FieldStats,
+) -> Result<(), ArrowError> {
+    // Meets the faults of a row before it leaves a trace in the types.
+    let mut probe = options.bad_rows.as_ref().map(|_| stats.clone());
+    let mut first_bad = None;
     for _ in 0..most {
-        if rows.next_row()?.is_none() {
-            break;
+        let next = rows.next_row().map(|row| row.is_some());
+        let added = match (next, &mut probe) {
+            (Ok(false), _) => break,
+            (Ok(true), Some(probe)) => probe.add_object(rows.text(), 1).map_err(|fault| rows.fault(&fault)),
+            (Ok(true), None) => Ok(()),
+            (Err(e), Some(_)) if rows.can_continue() => Err(e),
+            (Err(e), _) => return Err(e),
+        };
+        match added {
+            Ok(()) => stats.add_object(rows.text(), 1).map_err(|fault| rows.fault(&fault))?,
+            Err(e) => first_bad = first_bad.or(Some(e)),
         }
-        stats.add_object(rows.text(), 1).map_err(|fault| rows.fault(&fault))?;
     }
     if stats.columns().next().is_none() {
-        return Err(no_objects());
+        return Err(first_bad.unwrap_or_else(no_objects));
     }
     Ok(())
 }
@@ -185,15 +239,21 @@ fn no_objects() -> ArrowError {
 ///
 /// # Errors
 /// INVALID_ARGUMENT, naming the file and the column.
-pub fn check(input: &InputFile, schema: &Schema) -> Result<()> {
+pub fn check(input: &InputFile, schema: &Schema, options: &TextOptions) -> Result<()> {
     let types = schema.fields().iter().try_for_each(|field| columns::column(field).map(|_| ()));
     types.map_err(|e| file_error(&input.path, e))?;
-    match TextRows::open(input, ProgressBar::hidden())? {
-        TextRows::Csv(rows) => batches::columns_of(&rows, schema).map(|_| ()),
-        TextRows::Json(mut rows) => match rows.next_row() {
+    match TextRows::open(input, options, ProgressBar::hidden())? {
+        TextRows::Csv(mut rows) => batches::columns_of(&rows, schema).and_then(|_| match rows.next_row() {
+            Ok(false) if options.names.is_some() && input.is_copy() => {
+                Err(ArrowError::CsvError("the file is empty: it has no row".into()))
+            }
+            _ => Ok(()),
+        }),
+        TextRows::Json(mut rows) => match rows.next_row().map(|row| row.is_some()) {
             // No row of a file is what `volley get` writes of an empty table. A pipe without one is more likely to be
             // that of a program that failed.
-            Ok(None) if input.is_copy() => Err(no_objects()),
+            Ok(false) if input.is_copy() => Err(no_objects()),
+            Err(_) if rows.can_continue() => Ok(()),
             other => other.map(|_| ()),
         },
     }

@@ -240,7 +240,7 @@ fn empty_json_lines_with_known_types_have_no_rows() {
     let folder = TempDir::new().unwrap();
     let input = file(&folder, "t.jsonl", "");
     let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
-    check(&input, &schema).unwrap();
+    check(&input, &schema, &TextOptions::default()).unwrap();
     assert_eq!(read_as(&input, &schema, &TextOptions::default()).unwrap().num_rows(), 0);
     assert!(infer(&input, &TextOptions::default()).is_err(), "without types there are no columns");
 }
@@ -262,4 +262,66 @@ fn batches_end_by_bytes() {
     let batches = formats::open(&input, schema, &TextOptions::default(), ProgressBar::hidden()).unwrap();
     let rows: Vec<usize> = batches.map(|batch| batch.unwrap().num_rows()).collect();
     assert_eq!(rows, [16, 16, 8]);
+}
+
+fn skipping() -> (TextOptions, BadRows) {
+    let bad_rows = BadRows::default();
+    (TextOptions { bad_rows: Some(bad_rows.clone()), ..TextOptions::default() }, bad_rows)
+}
+
+#[test]
+fn skipped_rows_leave_no_trace_in_types_or_values() {
+    let (options, bad_rows) = skipping();
+    let batch = read("t.csv", "a,b\n1,2\n3\nx,y,z\n\"q\"r,1\n5,6\n", &options).unwrap();
+    assert_eq!(column(&batch, "a"), (DataType::Int64, vec!["1".into(), "5".into()]));
+    let report = bad_rows.report();
+    assert_eq!(report.skipped, 3);
+    assert!(report.first[0].error.contains("t.csv: line 3: 1 cell instead of 2"), "{:?}", report.first);
+    assert!(report.first[2].error.contains("line 5: text after a closing quote"), "{:?}", report.first);
+
+    let (options, bad_rows) = skipping();
+    let text = "{\"a\":1}\n{\"a\":\n{\"z\":1,\"z\":2}\nnone\n{\"a\":2}\n";
+    let batch = read("t.jsonl", text, &options).unwrap();
+    assert_eq!((batch.num_columns(), column(&batch, "a").1), (1, vec!["1".into(), "2".into()]));
+    let lines: Vec<String> = bad_rows.report().first.into_iter().map(|bad| bad.error).collect();
+    for (error, line) in lines.iter().zip(["line 2, byte 5", "line 3, byte 6", "line 4, byte 1"]) {
+        assert!(error.contains(line), "{error}");
+    }
+    assert_eq!(lines.len(), 3);
+}
+
+#[test]
+fn rows_that_do_not_fit_given_types_are_skipped_whole() {
+    let folder = TempDir::new().unwrap();
+    let (options, bad_rows) = skipping();
+    let fields = |kind: DataType| vec![Field::new("t", DataType::Utf8, true), Field::new("a", kind, true)];
+    let schema = Arc::new(Schema::new(fields(DataType::Int8)));
+    let input = file(&folder, "t.csv", &format!("t,a\nx,1\n{}y,2\n", "z,300\n".repeat(7)));
+    let batch = read_as(&input, &schema, &options).unwrap();
+    assert_eq!(
+        (column(&batch, "t").1, column(&batch, "a").1),
+        (vec!["x".into(), "y".into()], vec!["1".into(), "2".into()])
+    );
+    let report = bad_rows.report();
+    assert_eq!((report.skipped, report.first.len()), (7, 5));
+    assert!(report.first[4].error.contains("line 7: column \"a\": \"300\" does not fit"), "{:?}", report.first);
+
+    let item = Arc::new(Field::new_list_field(DataType::Int64, true));
+    let schema = Arc::new(Schema::new(fields(DataType::List(item))));
+    let text = "{\"t\":\"x\",\"a\":[1,2]}\n{\"t\":\"z\",\"a\":[3,\"q\"]}\n{\"b\":1}\n{\"t\":\"y\",\"a\":[4]}\n";
+    let batch = read_as(&file(&folder, "t.jsonl", text), &schema, &options).unwrap();
+    let lists = batch.column(1).as_list::<i32>();
+    assert_eq!((lists.value(0).len(), lists.value(1).len(), lists.values().len()), (2, 1, 3));
+    assert_eq!((column(&batch, "t").1, bad_rows.report().skipped), (vec!["x".into(), "y".into()], 9));
+}
+
+#[test]
+fn quote_that_is_not_closed_is_never_skipped() {
+    let (options, _) = skipping();
+    let error = read("t.csv", "a\n1\n\"2\n3\n", &options).unwrap_err();
+    assert!(error.message.contains("line 3: a quote is not closed"), "{error}");
+    let error = read("t.json", "[{\"a\":1}]", &options).unwrap_err();
+    assert!(error.message.contains("this is an array"), "{error}");
+    let error = read("t.jsonl", "{\n\"a\":1\n}\n", &options).unwrap_err();
+    assert!(error.message.contains("line 1"), "{error}");
 }

@@ -14,6 +14,7 @@ use volley_common::{Error, Result};
 use super::cut;
 use crate::formats::input::InputFile;
 use crate::formats::leaves::map_leaves;
+use crate::formats::remote::RemoteUrl;
 use crate::formats::{Format, io_error};
 
 /// Types within each other in the text of a type.
@@ -134,6 +135,9 @@ fn nullable() -> bool {
 /// # Errors
 /// INVALID_ARGUMENT, naming the file, and the column.
 pub fn schema_file(path: &Path) -> Result<SchemaRef> {
+    if RemoteUrl::of(path).is_some() {
+        return Err(Error::invalid(format!("{}: a schema is read from a file of this machine", path.display())));
+    }
     if path.extension().is_none_or(|extension| extension != "json") {
         let input = InputFile::new(path, None)?;
         return match Format::of(path)? {

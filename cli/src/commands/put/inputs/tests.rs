@@ -13,7 +13,8 @@ fn files(csv: &str, typed: ArrayRef) -> TempDir {
     std::fs::write(folder.path().join("a.csv"), csv).unwrap();
     let batch = RecordBatch::try_from_iter_with_nullable([("zip", typed, true)]).unwrap();
     let path = folder.path().join("b.parquet");
-    let mut file = formats::create(&path, Format::Parquet, &batch.schema(), None).unwrap();
+    let mut file =
+        formats::create(&path, Format::Parquet, &batch.schema(), &formats::OutputOptions::default()).unwrap();
     file.write(&batch).unwrap();
     file.finish().unwrap();
     folder
@@ -65,7 +66,9 @@ fn typed_files_are_matched_by_names_of_columns() {
         let columns = columns.map(|(name, values)| (name, values.clone(), true));
         let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
         let path = folder.path().join(name);
-        let mut file = formats::create(&path, Format::of(&path).unwrap(), &batch.schema(), None).unwrap();
+        let mut file =
+            formats::create(&path, Format::of(&path).unwrap(), &batch.schema(), &formats::OutputOptions::default())
+                .unwrap();
         file.write(&batch).unwrap();
         file.finish().unwrap();
         path
@@ -102,4 +105,101 @@ fn column_with_two_types_is_refused() {
     put(&["a=int64", "b=int64"]).unwrap();
     let error = put(&["a=int64", "b=utf8", "a=utf8"]).err().unwrap();
     assert!(error.message.contains("\"a\" twice"), "{error}");
+}
+
+/// Files with their texts, and Parquet files of one column `n` of integers.
+fn tree(files: &[(&str, &str)]) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if !name.ends_with(".parquet") {
+            std::fs::write(path, text).unwrap();
+            continue;
+        }
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![text.parse::<i64>().unwrap()]));
+        let batch = RecordBatch::try_from_iter_with_nullable([("n", numbers, true)]).unwrap();
+        let options = formats::OutputOptions::default();
+        let mut file = formats::create(&path, Format::Parquet, &batch.schema(), &options).unwrap();
+        file.write(&batch).unwrap();
+        file.finish().unwrap();
+    }
+    folder
+}
+
+/// The rows of a folder as text, below the names and types of the columns.
+fn rows_of(folder: &TempDir, known: KnownTypes, text: TextOptions) -> std::result::Result<Vec<String>, String> {
+    let rules = TypeRules { known, appended: None, types: Vec::new(), text };
+    let read = || -> Result<Vec<String>> {
+        let inputs = InputFiles::open(&[folder.path().to_path_buf()], None)?.with_types(rules)?;
+        let columns =
+            inputs.schema().fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect::<Vec<_>>();
+        let mut rows = vec![columns.join(", ")];
+        inputs.read(&ProgressBar::hidden(), &mut |batch: RecordBatch| {
+            let text = formats::json_lines(&inputs.schema(), &[batch]).map_err(|e| Error::internal(e.to_string()))?;
+            rows.extend(text.lines().map(str::to_string));
+            Ok(())
+        })?;
+        Ok(rows)
+    };
+    read().map_err(|e| e.message)
+}
+
+#[test]
+fn folders_add_columns_with_types_of_all_values() {
+    let null = "y=__HIVE_DEFAULT_PARTITION__/m=02/b.csv";
+    let folder = tree(&[("y=2024/m=01/a.csv", "n\n1\n2\n"), (null, "n\n3\n"), ("_SUCCESS", "")]);
+    let rows = rows_of(&folder, KnownTypes::None, TextOptions::default()).unwrap();
+    let expected = [
+        "n Int64, y Int64, m Utf8",
+        r#"{"n":1,"y":2024,"m":"01"}"#,
+        r#"{"n":2,"y":2024,"m":"01"}"#,
+        r#"{"n":3,"y":null,"m":"02"}"#,
+    ];
+    assert_eq!(rows, expected);
+    // The types and the order of a table, and its names where there is no header.
+    let field = |name: &str, kind| Field::new(name, kind, true);
+    let table = || {
+        let fields = vec![field("m", DataType::Int8), field("n", DataType::Utf8), field("y", DataType::Int16)];
+        KnownTypes::AppendedTable(Arc::new(Schema::new(fields)))
+    };
+    let error = rows_of(&folder, table(), TextOptions::default()).unwrap_err();
+    assert!(error.contains("a.csv: column \"m\": \"01\" does not fit the type Int8"), "{error}");
+    let folder = tree(&[("y=2024/m=1/a.csv", "5\n")]);
+    let csv = formats::CsvOptions { no_header: true, ..formats::CsvOptions::default() };
+    let options = TextOptions { csv, ..TextOptions::default() };
+    let rows = rows_of(&folder, table(), options).unwrap();
+    assert_eq!(rows, ["m Int8, n Utf8, y Int16", r#"{"m":1,"n":"5","y":2024}"#]);
+}
+
+#[test]
+fn typed_files_get_the_columns_of_their_folders() {
+    let folder = tree(&[("d=2024-05-01/a.parquet", "1"), ("d=2024-05-02/b.parquet", "2")]);
+    let rows = rows_of(&folder, KnownTypes::None, TextOptions::default()).unwrap();
+    assert_eq!(rows, ["n Int64, d Date32", r#"{"n":1,"d":"2024-05-01"}"#, r#"{"n":2,"d":"2024-05-02"}"#]);
+    let table = |fields: Vec<Field>| KnownTypes::AppendedTable(Arc::new(Schema::new(fields)));
+    let field = |name: &str, kind| Field::new(name, kind, true);
+    let fields = vec![field("d", DataType::Utf8), field("n", DataType::Int64)];
+    let rows = rows_of(&folder, table(fields), TextOptions::default()).unwrap();
+    assert_eq!(rows[..2], ["d Utf8, n Int64", r#"{"d":"2024-05-01","n":1}"#]);
+    let error = rows_of(&folder, table(vec![field("n", DataType::Int64)]), TextOptions::default()).unwrap_err();
+    assert!(error.contains("a.parquet") && error.contains("\"d\""), "{error}");
+}
+
+#[test]
+fn folders_that_do_not_agree_are_refused_by_name() {
+    for (files, expected) in [
+        (
+            [("y=1/a.csv", "n\n1\n"), ("y=1/z=2/b.csv", "n\n1\n")],
+            "b.csv: its folders have the columns y, z, and those of",
+        ),
+        ([("y=1/a.csv", "n\n1\n"), ("b.csv", "n\n1\n")], "its folders have the columns y, and those of"),
+        ([("y=1/a.csv", "n,y\n1,1\n"), ("y=2/b.csv", "n,y\n1,2\n")], "the column \"y\" is in the file and in the name"),
+        ([("n=1/a.parquet", "1"), ("n=2/b.parquet", "2")], "the column \"n\" is in the file and in the name"),
+        ([("y=1/y=2/a.csv", "n\n1\n"), ("y=1/y=3/b.csv", "n\n1\n")], "two folders give the column \"y\""),
+        ([("a.csv", "n\n1\n"), ("b.csv", "m\n1\n")], "b.csv: line 1: the column \"n\" is missing"),
+    ] {
+        let error = rows_of(&tree(&files), KnownTypes::None, TextOptions::default()).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
 }
