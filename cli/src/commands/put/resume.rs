@@ -103,7 +103,7 @@ pub async fn run(
     let bad_rows = files.bad_rows();
     super::warn_of_bad_rows(&bad_rows);
     if let Some(replicas) = put.replicas {
-        super::warn_of_missing_nodes(replicas, &put.table, client).await;
+        super::warn_of_missing_nodes(replicas, &put.table, &client).await;
     }
     report.bad_rows = Some(bad_rows).filter(|bad_rows| bad_rows.skipped > 0);
     print(&report, started, json)
