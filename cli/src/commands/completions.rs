@@ -74,7 +74,8 @@ fn is_table(arg: &Arg) -> bool {
 /// The commands with an argument that is a table, without a flag.
 fn commands_of_tables(command: &Command) -> Vec<String> {
     let has_table = |one: &&Command| one.get_positionals().any(is_table) || one.get_name() == "ls";
-    command.get_subcommands().filter(has_table).map(|one| one.get_name().to_string()).collect()
+    let names = command.get_subcommands().filter(has_table).flat_map(Command::get_name_and_visible_aliases);
+    names.map(String::from).collect()
 }
 
 /// The flags whose value is a table: `--table`.
@@ -226,7 +227,7 @@ mod tests {
     fn commands_of_tables_are_found_by_their_arguments() {
         let command = shown(Args::command());
         let names = commands_of_tables(&command);
-        for name in ["get", "info", "explain", "drop", "restore", "ls"] {
+        for name in ["get", "info", "explain", "drop", "restore", "head", "cp", "diff", "ls", "tables"] {
             assert!(names.iter().any(|known| known == name), "{name}");
         }
         assert!(!names.iter().any(|name| name == "put"));

@@ -1,3 +1,5 @@
+//! Tests of the file of contexts, and of who may read it.
+
 use super::*;
 
 fn store() -> (tempfile::TempDir, ContextStore) {
