@@ -53,7 +53,7 @@ fn result_expires_with_its_retention() {
 #[test]
 fn results_are_remembered_after_the_last_has_expired() {
     let mut fixture = CatalogFixture::new();
-    fixture.begin(begin("w", "t", WriteMode::Create));
+    fixture.begin(begin("another", "t", WriteMode::Create));
     assert!(!fixture.catalog.has_had_query_results());
     fixture.catalog.take_changes();
     store(&mut fixture, &[1]);

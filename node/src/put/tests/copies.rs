@@ -49,7 +49,7 @@ async fn full_node_refuses_a_copy_with_the_reason() {
     assert_eq!(error.code, Code::ResourceExhausted, "{error}");
     assert!(error.message.contains(&full.store.node().to_string()) && error.message.contains("98.0 % used"), "{error}");
     assert_eq!(cluster.held(1), 0);
-    full.store.override_space(Some(DiskSpace { total: 100, free: 50 }));
+    full.store.override_space(Some(DiskSpace { total: 1 << 40, free: 1 << 39 }));
     full.copier.copy(order).await.unwrap();
     assert_eq!(cluster.held(1), 1);
 }

@@ -122,7 +122,7 @@ async fn three_nodes_give_the_rows_of_one() {
 
 /// How far a line of a plan is indented.
 fn indentation(line: &str) -> usize {
-    line.chars().take_while(|c| !c.is_alphabetic()).count()
+    line.chars().take_while(|c| !c.is_alphabetic() && *c != '[').count()
 }
 
 /// The library swaps the sides of some joins, and distributes those of others by their keys.
