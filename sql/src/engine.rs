@@ -73,6 +73,7 @@ use self::query_planner::{QueryPlanner, is_description};
 use self::query_run::QueryRun;
 use self::query_stream::{Deadline, Restart};
 use self::relabel::Relabel;
+use self::row_width::RowWidthChecks;
 use self::stages::QueryStages;
 use self::statement_catalog::StatementCatalog;
 use crate::fault::checked;
@@ -151,6 +152,7 @@ impl SqlEngine {
             .with_analyzer_rule(Arc::new(ExactCastAnalysis))
             .with_optimizer_rules(exact_cast_rule::optimizer_rules())
             .with_physical_optimizer_rule(Arc::new(BoundedWindows))
+            .with_physical_optimizer_rule(Arc::new(RowWidthChecks))
             .with_physical_optimizer_rule(Arc::new(CooperativeJoins))
             .with_catalog_list(Arc::new(StatementCatalog::default()));
         // After those of the same names.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use volley_common::wire::QUERY_RESULT_FEATURES;
 use volley_common::wire::catalog::{
     self as wire, BeginWrite, CancelFlight, Command, Done, FormCluster, Part, PinVersion, RenewWrite, Reply,
     UpdateHolders, Write, WriteMode, WriteState, command::Op, reply,
@@ -108,7 +109,7 @@ impl Catalog {
             self.note_fenced_write();
         }
         if write.query_result {
-            self.note_query_result();
+            self.require_features(QUERY_RESULT_FEATURES);
         }
         if !op.transaction.is_empty() {
             self.join_transaction(op);

@@ -5,27 +5,12 @@
 
 use volley_common::wire::catalog::{Part, Table, Write, WriteOutcome};
 
-use super::{Catalog, RowKey};
+use super::Catalog;
 
 impl Catalog {
     /// The result of a query by its table's name, while it is kept.
     pub fn query_result(&self, name: &[String]) -> Option<&Table> {
         self.query_results().find(|table| table.name == name)
-    }
-
-    /// Whether there ever was a result of a query: then every coordinator must know them.
-    pub fn has_had_query_results(&self) -> bool {
-        self.cluster.as_ref().is_some_and(|cluster| cluster.had_query_results)
-    }
-
-    /// Notes that there is one.
-    pub(super) fn note_query_result(&mut self) {
-        if let Some(cluster) = self.cluster.as_mut()
-            && !cluster.had_query_results
-        {
-            cluster.had_query_results = true;
-            self.touched.insert(RowKey::Cluster);
-        }
     }
 
     fn query_results(&self) -> impl Iterator<Item = &Table> {

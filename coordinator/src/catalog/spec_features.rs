@@ -15,15 +15,19 @@ pub fn features_of(spec: Option<&TableSpec>) -> u32 {
 }
 
 impl Catalog {
-    /// The features that every coordinator must have because of the options that tables and writes have had: the log may still have
-    /// some that no table has any more.
+    /// The features that every coordinator must have because of what tables and writes have had: the log may still have what no
+    /// table has any more.
     pub fn required_features(&self) -> u32 {
         self.cluster.as_ref().map_or(0, |cluster| cluster.features)
     }
 
     /// Notes what every coordinator must know from now on, because a table or write has these options.
     pub(super) fn note_spec(&mut self, spec: Option<&TableSpec>) {
-        let features = features_of(spec);
+        self.require_features(features_of(spec));
+    }
+
+    /// Notes that every coordinator must have these features from now on.
+    pub(super) fn require_features(&mut self, features: u32) {
         if let Some(cluster) = self.cluster.as_mut()
             && cluster.features < features
         {

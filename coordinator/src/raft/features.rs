@@ -89,7 +89,7 @@ impl CatalogFeature {
             CatalogFeature::Transactions => catalog.has_had_transactions(),
             CatalogFeature::PartStatistics => catalog.has_part_statistics(),
             CatalogFeature::FencedWrites => catalog.has_had_fenced_writes(),
-            CatalogFeature::QueryResults => catalog.has_had_query_results(),
+            CatalogFeature::QueryResults => catalog.required_features() >= QUERY_RESULT_FEATURES,
             CatalogFeature::TableTtl => catalog.required_features() >= TABLE_TTL_FEATURES,
             CatalogFeature::StatsColumns => catalog.required_features() >= STATS_COLUMNS_FEATURES,
         }

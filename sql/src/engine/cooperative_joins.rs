@@ -16,17 +16,14 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::coop::CooperativeExec;
-use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
-use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{
     ChildStats, ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
     ReplaceChildrenOptions, StatisticsArgs, replace_children_if_necessary,
 };
 use futures::{Stream, StreamExt, stream};
 
-use super::row_width::{self, RowWidthExec};
+use super::row_width::{self, collects_left};
 
 /// Rows of the first piece of a partition.
 const FIRST_ROWS: usize = 64;
@@ -72,28 +69,10 @@ pub(super) fn in_pieces(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn Executio
 }
 
 fn with_pauses(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
-    if let Some(unnest) = node.downcast_ref::<UnnestExec>() {
-        if unnest.input().is::<RowWidthExec>() || unnest.list_column_indices().is_empty() {
-            return Ok(Transformed::no(node));
-        }
-        let lists = unnest.list_column_indices().iter().map(|list| list.index_in_input_schema).collect();
-        let input: Arc<dyn ExecutionPlan> = Arc::new(RowWidthExec::new(unnest.input().clone(), lists));
-        return with_inputs(node, vec![input]);
-    }
-    if let Some(main) = node.downcast_ref::<ScalarSubqueryExec>().map(|with_values| with_values.input().clone()) {
-        // The value of a subquery is a constant of the rows above.
-        let values = node.children().into_iter().skip(1).map(row_width::checked_rows);
-        let inputs = std::iter::once(Ok(main)).chain(values).collect::<Result<Vec<_>>>()?;
-        return with_inputs(node, inputs);
-    }
     let join = with_pieces(node)?;
     if !join.transformed {
         return Ok(join);
     }
-    // The join repeats rows of the side that it collects.
-    let sides: Vec<_> = join.data.children().into_iter().cloned().collect();
-    let [build, probe] = sides.as_slice() else { return internal_err!("a join has two inputs") };
-    let join = with_inputs(join.data.clone(), vec![row_width::checked_rows(build)?, probe.clone()])?;
     Ok(Transformed::yes(Arc::new(CooperativeExec::new(join.data))))
 }
 
@@ -106,11 +85,10 @@ fn with_inputs(
 }
 
 fn with_pieces(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
-    let is_join = node.is::<HashJoinExec>() || node.is::<NestedLoopJoinExec>() || node.is::<CrossJoinExec>();
     let sides: Vec<Arc<dyn ExecutionPlan>> = node.children().into_iter().cloned().collect();
-    // Each of these joins collects its left side.
+    // The joins in question collect their left side.
     let [build, probe] = sides.as_slice() else { return Ok(Transformed::no(node)) };
-    if !is_join || probe.is::<CooperativeProbeExec>() {
+    if !collects_left(&node) || probe.is::<CooperativeProbeExec>() {
         return Ok(Transformed::no(node));
     }
     let probe: Arc<dyn ExecutionPlan> = Arc::new(CooperativeProbeExec::new(probe.clone()));

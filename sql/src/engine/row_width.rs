@@ -27,8 +27,11 @@ use futures::{StreamExt, stream};
 use volley_common::ipc::size::array_bytes;
 use volley_common::{Code, Error};
 
+pub(super) use self::rule::{RowWidthChecks, collects_left};
 use super::growth::{bytes_of_rows, elements_of_rows};
 use crate::fault::into_datafusion;
+
+mod rule;
 
 /// The most bytes of one side of a join in a batch.
 const MAX_BATCH_BYTES: u64 = 128 << 20;
@@ -146,7 +149,7 @@ pub(super) fn small_batches(batch: &RecordBatch, most: usize) -> Vec<Result<Reco
 }
 
 /// The plan with a check of its rows, below the steps that only distribute or collect these: others look for those steps above.
-pub(super) fn checked_rows(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+fn checked_rows(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     if plan.is::<RowWidthExec>() || !can_be_wide(&plan.schema()) {
         return Ok(plan.clone());
     }

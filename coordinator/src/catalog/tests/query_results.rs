@@ -1,6 +1,7 @@
 //! Results of queries.
 
 use volley_common::Code;
+use volley_common::wire::QUERY_RESULT_FEATURES;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{BeginWrite, DropTable, Quota, RestoreVersion, SetQuota, Table, WriteMode};
 
@@ -54,13 +55,14 @@ fn result_expires_with_its_retention() {
 fn results_are_remembered_after_the_last_has_expired() {
     let mut fixture = CatalogFixture::new();
     fixture.begin(begin("another", "t", WriteMode::Create));
-    assert!(!fixture.catalog.has_had_query_results());
+    assert_eq!(fixture.catalog.required_features(), 0);
     fixture.catalog.take_changes();
     store(&mut fixture, &[1]);
     assert!(fixture.catalog.take_changes().iter().any(|change| change.key == RowKey::Cluster));
     fixture.now += RETENTION + 1;
     fixture.must_apply(Op::Expire(keep(u64::MAX)));
-    assert!(result(&fixture.catalog).is_none() && fixture.catalog.has_had_query_results());
+    assert!(result(&fixture.catalog).is_none());
+    assert_eq!(fixture.catalog.required_features(), QUERY_RESULT_FEATURES);
 }
 
 #[test]
