@@ -16,6 +16,7 @@
 //! | [`partition`] | hash partitioning: which shard a row of a keyed table belongs to |
 //! | [`placement`] | which nodes should hold a shard: consistent hashing with bounded loads |
 //! | [`ipc`] | Arrow IPC messages: decoding with validation, splitting, projection, FlightData |
+//! | [`local_read`] | reads on a node's own machine, by files in place of messages |
 //! | [`wire`] | the protobuf messages between members, and the catalog's rows |
 //! | [`http2`] | HTTP/2 and gRPC below tonic: settings, bodies, trailers |
 //! | [`tls`] | TLS of listeners, between members, and of clients |
@@ -46,6 +47,7 @@ pub mod ids;
 mod ip_network;
 pub mod ipc;
 pub mod listen;
+pub mod local_read;
 pub mod memory;
 pub mod name;
 pub mod net;

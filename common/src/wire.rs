@@ -61,6 +61,7 @@ debug_without_fields!(
     cluster::IdentitySnapshot,
     cluster::LoginRequest,
     cluster::LoginReply,
+    cluster::LocalReadRequest,
 );
 
 impl catalog::WriteOutcome {

@@ -19,6 +19,7 @@
 //! | [`take`] | picks values by position, for every type |
 //! | [`unshared`] | how much rows that share values grow when they are copied |
 //! | [`stored`] | some columns of stored messages, in the messages' own memory |
+//! | [`mapped_part`] | the rows of a part whose file a reader has mapped, in that memory |
 //! | [`statistics`] | nulls and bounds of the columns of a part's record batches, in the footer of its file |
 //! | [`copy_shared`] | copies of rows whose memory is not their own |
 //! | [`encode`] | single batches to messages; the first rows of a message |
@@ -54,6 +55,7 @@ pub mod flight_stream;
 mod layout;
 mod lz4;
 mod malformed;
+pub mod mapped_part;
 pub mod project;
 pub mod row_bytes;
 pub mod schema;

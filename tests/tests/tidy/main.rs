@@ -112,6 +112,8 @@ fn file_io_stays_in_the_storage_modules() {
         "/tls/reload.rs",
         "/tls/testing.rs",
         "/identity/oidc/jwks_source.rs",
+        "/local_read/machine.rs",
+        "/local_read/socket_file.rs",
         "tests",
     ];
     for member in ["common/src", "client/src", "coordinator/src", "node/src", "python/src"] {

@@ -11,6 +11,7 @@ const MODULES: &[&str] = &[
     "common/src/http2/congestion.rs",
     "common/src/ipc/buffer_pool.rs",
     "common/src/ipc/copy_shared.rs",
+    "common/src/ipc/mapped_part.rs",
     "common/src/ipc/spool.rs",
     "common/src/memory.rs",
     "node/src/storage/fs_ops.rs",

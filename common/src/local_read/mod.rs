@@ -1,0 +1,30 @@
+//! Reads on a node's own machine: the node hands the files of parts over a Unix-domain socket, and the reader maps them
+//! ([ADR 19](../../../docs/adr/0019-local-reads.md)).
+//!
+//! A connection begins with [`PREFACE`], which the node answers with a `LocalHello`. Then each `LocalReadRequest` is answered by a
+//! `LocalReadReply`, with a descriptor for each part in it. All messages are [`frames`].
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`frames`] | messages with descriptors on a socket |
+//! | [`socket_hints`] | what a FlightInfo says of the sockets of its nodes |
+//! | [`socket_file`] | the socket of a node, as a file |
+//! | [`machine`] | the id of this machine |
+//!
+//! [`crate::ipc::mapped_part`] reads the rows of a mapped file.
+
+pub mod frames;
+pub mod machine;
+pub mod socket_file;
+pub mod socket_hints;
+
+use crate::ticket::MAX_TICKET;
+
+/// The first bytes of a connection. No HTTP/2 connection begins with the first of them.
+pub const PREFACE: [u8; 8] = *b"\x01VOLLEYL";
+/// The largest request, bytes: a ticket and a credential.
+pub const MAX_REQUEST: usize = MAX_TICKET + (64 << 10);
+/// The largest reply, bytes. It has few parts, and the indexes of columns.
+pub const MAX_REPLY: usize = 8 << 20;
+/// The most parts of one reply: as few files are open at once.
+pub const MAX_PARTS: usize = frames::MAX_DESCRIPTORS;

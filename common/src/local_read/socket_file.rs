@@ -1,0 +1,111 @@
+//! The Unix-domain socket of a node, as a file.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::{Error, Result};
+
+/// Everybody who reaches the folder may connect, as everybody on the machine may to a port: rights are those of the credentials
+/// that a caller presents. The permissions of the folder limit who reaches it.
+const MODE: u32 = 0o666;
+
+/// The file of a socket that this process listens on; removed on drop, unless another one has taken its place.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// The device and the number of the file.
+    identity: (u64, u64),
+}
+
+/// Listens on a new socket at `path`. A file that a process left which has ended is replaced.
+///
+/// # Errors
+/// FAILED_PRECONDITION: another file is there. UNAVAILABLE: another process listens there, or the socket cannot be made.
+pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
+    let shown = path.display();
+    let failed = |what: &str, e: &std::io::Error| Error::unavailable(format!("--local-socket {shown}: {what}: {e}"));
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(Error::precondition(format!(
+                "--local-socket {shown}: a file that is no socket is there: remove it, or choose another path"
+            )));
+        }
+        Ok(_) => remove_stale(path).await?,
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => return Err(failed("the path cannot be used", &e)),
+    }
+    let listener = UnixListener::bind(path).map_err(|e| failed("cannot listen there", &e))?;
+    let made = fs::set_permissions(path, fs::Permissions::from_mode(MODE)).and_then(|()| fs::symlink_metadata(path));
+    let made = made.map_err(|e| failed("its permissions cannot be set", &e))?;
+    Ok((listener, SocketFile { path: path.to_path_buf(), identity: (made.dev(), made.ino()) }))
+}
+
+/// Removes a socket that nobody listens on.
+async fn remove_stale(path: &Path) -> Result<()> {
+    let shown = path.display();
+    match UnixStream::connect(path).await {
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => {}
+        // It was removed meanwhile.
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        _ => {
+            return Err(Error::unavailable(format!(
+                "--local-socket {shown}: another process listens there: stop it, or choose another path"
+            )));
+        }
+    }
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(Error::unavailable(format!("--local-socket {shown}: the socket of before cannot be removed: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_own = fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity);
+        if is_own && let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "the local socket cannot be removed");
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::Code;
+
+    #[tokio::test]
+    async fn socket_of_an_ended_process_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.sock");
+        let (listener, file) = bind(&path).await.unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, MODE);
+        let error = bind(&path).await.unwrap_err();
+        assert!(error.code == Code::Unavailable && error.message.contains("another process listens"), "{error}");
+        // As a process that is killed leaves it.
+        drop(listener);
+        let (_listener, second) = bind(&path).await.unwrap();
+        drop(file);
+        assert!(path.exists(), "it is another socket now");
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn other_file_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.sock");
+        fs::write(&path, "text").unwrap();
+        let error = bind(&path).await.unwrap_err();
+        assert!(error.code == Code::FailedPrecondition && error.message.contains("no socket"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+        let error = bind(&folder.path().join("missing/node.sock")).await.unwrap_err();
+        assert!(error.code == Code::Unavailable && error.message.contains("cannot listen there"), "{error}");
+    }
+}
