@@ -6,11 +6,13 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use volley_common::ipc::{MAX_SPLIT_BYTES, MESSAGE_BYTES};
 use volley_common::listen;
+use volley_common::local_read::socket_hints::MAX_PATH;
 use volley_common::options::MAX_TTL_S;
 use volley_common::server::ServerConfig;
 use volley_common::{Error, Result};
@@ -46,6 +48,8 @@ pub struct NodeConfig {
     /// Address by which members reach this node, HOST:PORT; if there is none, `peer_listen`, with the host of `advertise` if
     /// that listens on every interface.
     pub peer_advertise: Option<String>,
+    /// A Unix-domain socket on which clients on this machine get the files of parts in place of their bytes; an absolute path.
+    pub local_socket: Option<PathBuf>,
     /// The failure domain: copies are spread over zones.
     pub zone: String,
     /// Bytes offered, the weight in placement; 0: the median of the other nodes.
@@ -115,6 +119,7 @@ impl Default for NodeConfig {
             server: ServerConfig::new("127.0.0.1:8816", "127.0.0.1:8826", "127.0.0.1:8836", "volley-node-data"),
             coordinators: vec!["127.0.0.1:8825".into()],
             peer_advertise: None,
+            local_socket: None,
             zone: String::new(),
             capacity: 0,
             max_message: MAX_GRPC_MESSAGE,
@@ -173,7 +178,20 @@ impl NodeConfig {
                 self.zone.len()
             )));
         }
+        self.check_local_socket()?;
         self.check_sizes()
+    }
+
+    fn check_local_socket(&self) -> Result<()> {
+        let Some(path) = &self.local_socket else { return Ok(()) };
+        let is_sound = |path: &str| path.len() <= MAX_PATH && !path.contains(char::is_control);
+        if path.is_absolute() && path.to_str().is_some_and(is_sound) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "--local-socket {} must be an absolute path of at most {MAX_PATH} bytes of UTF-8, by which clients open it too",
+            path.display()
+        )))
     }
 
     fn check_sizes(&self) -> Result<()> {

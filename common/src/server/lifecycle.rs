@@ -5,17 +5,18 @@
 
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::health::ServingReporter;
 use super::http::{self, HttpStatus};
+use crate::local_read::socket_file::SocketFile;
 use crate::server::serve::member_rights::{MemberRights, PlaintextMembers};
-use crate::server::serve::{self, Http2Service, ServerLimits};
+use crate::server::serve::{self, Http2Service, LocalProtocol, ServerLimits};
 use crate::telemetry;
-use crate::tls::ListenerTls;
+use crate::tls::{Caller, ListenerTls};
 
 /// The tasks of one server, and what stops them.
 #[derive(Default)]
@@ -52,6 +53,22 @@ impl Lifecycle {
         limits: ServerLimits,
     ) {
         self.client_tasks.spawn(serve::serve_tls(listener, tls, service, self.stop.clone(), limits));
+    }
+
+    /// Serves clients on this machine until the stop begins, as [`serve::serve_unix`]; then drains, and removes the socket's file.
+    pub fn serve_local(
+        &self,
+        (listener, file): (UnixListener, SocketFile),
+        caller: Caller,
+        service: impl Http2Service,
+        local: impl LocalProtocol,
+        limits: ServerLimits,
+    ) {
+        let serving = serve::serve_unix(listener, caller, service, local, self.stop.clone(), limits);
+        self.client_tasks.spawn(async move {
+            serving.await;
+            drop(file);
+        });
     }
 
     /// Serves members until the second stage, each with the rights of its role.

@@ -14,6 +14,7 @@ pub mod preface;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod unix;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -27,6 +28,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +40,7 @@ use self::handshake::{OpenedConnection, open_in_place};
 use self::opening_connections::{OpeningConnections, OpeningPermit};
 pub use self::peer_address::PeerAddress;
 use self::preface::{OPENING_TIMEOUT, log_refused};
+pub use self::unix::{LocalProtocol, serve_unix};
 use crate::http2::drain_body::respond_until;
 use crate::http2::served_call::{ServedCall, unless_grpc};
 use crate::http2::{AdvancingBody, PortKind, ReplyBody, decompressed, disable_local_pacing, grpc_error, settings};
@@ -206,9 +209,14 @@ pub async fn serve_tls<S: Http2Service>(
         connections.spawn(serve_connection(accepted, http, service.clone(), stages.clone()));
     }
     drop(listener);
+    drain(&connections, &stages, limits.drain).await;
+}
+
+/// Waits until the connections have ended, for `limit`; shortly before its end their streams are ended.
+async fn drain(connections: &TaskTracker, stages: &DrainStages, limit: Duration) {
     connections.close();
-    let margin = END_STREAMS_BEFORE.min(limits.drain / 4);
-    if tokio::time::timeout(limits.drain - margin, connections.wait()).await.is_err() {
+    let margin = END_STREAMS_BEFORE.min(limit / 4);
+    if tokio::time::timeout(limit - margin, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "drain timeout: ending the open streams");
         stages.end_streams.cancel();
         if tokio::time::timeout(margin, connections.wait()).await.is_err() {
@@ -278,8 +286,24 @@ async fn serve_connection<S: Http2Service>(
     let opened = open_in_place(opening, stream, peer, &tls, port, limits.opening);
     let opened = stages.shutdown.run_until_cancelled(opened).await.flatten();
     let Some(OpenedConnection { stream, socket, caller, .. }) = opened else { return };
+    let client = (PeerAddress::of_connection(peer), caller);
+    match serve_http2(stream, http, service, client, port, &stages).await {
+        Some(Ok(())) => drop(stages.close.run_until_cancelled(socket.close()).await),
+        Some(Err(e)) => tracing::debug!(error = %e, "a connection ended in an error"),
+        None => {}
+    }
+}
+
+/// Serves HTTP/2 to `client` on an opened connection, to its end; `None` if it was closed before.
+async fn serve_http2<S: Http2Service>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    http: http2::Builder<TokioExecutor>,
+    service: S,
+    (peer_address, caller): (PeerAddress, Caller),
+    port: PortKind,
+    stages: &DrainStages,
+) -> Option<hyper::Result<()>> {
     let end_streams = stages.end_streams.clone();
-    let peer_address = PeerAddress::of_connection(peer);
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(peer_address);
         // Each extension is an allocation; without one, `Caller::of` says plaintext.
@@ -290,21 +314,16 @@ async fn serve_connection<S: Http2Service>(
         respond_until(ServedCall::new(&request, port), respond(service, request, port), end_streams)
     });
     let mut connection = Box::pin(http.serve_connection(TokioIo::new(stream), service));
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = stages.close.cancelled() => return,
+    tokio::select! {
+        result = connection.as_mut() => Some(result),
+        () = stages.close.cancelled() => None,
         () = stages.shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
-                result = connection.as_mut() => result,
-                () = stages.close.cancelled() => return,
+                result = connection.as_mut() => Some(result),
+                () = stages.close.cancelled() => None,
             }
         }
-    };
-    drop(connection);
-    match result {
-        Ok(()) => drop(stages.close.run_until_cancelled(socket.close()).await),
-        Err(e) => tracing::debug!(error = %e, "a connection ended in an error"),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The command line of `volley-node`.
 
+use std::path::PathBuf;
+
 use clap::Parser;
 use serde::Serialize;
 use volley_common::server::ServerArgs;
@@ -19,6 +21,9 @@ pub struct NodeArgs {
     /// Address by which other members reach this node: HOST:PORT.
     #[arg(long)]
     pub peer_advertise: Option<String>,
+    /// A Unix-domain socket on which clients on this machine get the files of parts in place of their bytes.
+    #[arg(long, value_name = "PATH")]
+    pub local_socket: Option<PathBuf>,
     /// The failure domain: copies are spread over zones.
     #[arg(long)]
     pub zone: Option<String>,
