@@ -10,7 +10,7 @@ use volley_common::identity::{Authenticator, OidcVerifier};
 use volley_common::net::{ConnectionPool, Connector};
 use volley_common::server::audit::AuditLog;
 use volley_common::server::{ServerConfig, ServerTls};
-use volley_common::wire::catalog::NodeListener;
+use volley_common::wire::catalog::{LocalSocket, NodeListener};
 
 use crate::callers::CallerIdentifier;
 use crate::cluster_view::ClusterView;
@@ -32,6 +32,8 @@ pub struct NodeAddresses {
     pub flight_uri: String,
     /// For clients of each named listener.
     pub listeners: Vec<NodeListener>,
+    /// For clients on this machine.
+    pub local_socket: Option<LocalSocket>,
 }
 
 /// How a node protects its ports.

@@ -80,6 +80,14 @@ pub async fn receive_frame<M: Message + Default>(
 }
 
 /// Receives as many bytes as `buffer` has; false if the connection ended before the first.
+///
+/// # Errors
+/// As [`receive_frame`].
+pub async fn receive_exact(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<bool> {
+    fill(stream, buffer, &mut Vec::new()).await
+}
+
+/// Receives as many bytes as `buffer` has; false if the connection ended before the first.
 async fn fill(stream: &UnixStream, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<bool> {
     let mut filled = 0;
     while filled < buffer.len() {

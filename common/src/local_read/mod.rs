@@ -18,12 +18,10 @@ pub mod machine;
 pub mod socket_file;
 pub mod socket_hints;
 
-use crate::ticket::MAX_TICKET;
-
 /// The first bytes of a connection. No HTTP/2 connection begins with the first of them.
 pub const PREFACE: [u8; 8] = *b"\x01VOLLEYL";
-/// The largest request, bytes: a ticket and a credential.
-pub const MAX_REQUEST: usize = MAX_TICKET + (64 << 10);
+/// The largest request, bytes: a ticket and a credential. Tickets of more parts are read by the wire.
+pub const MAX_REQUEST: usize = 1 << 20;
 /// The largest reply, bytes. It has few parts, and the indexes of columns.
 pub const MAX_REPLY: usize = 8 << 20;
 /// The most parts of one reply: as few files are open at once.

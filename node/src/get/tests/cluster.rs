@@ -138,7 +138,7 @@ impl TestNode {
         let addr = listener.local_addr().unwrap().to_string();
         let shutdown = CancellationToken::new();
         let flight_uri = format!("grpc+tcp://{addr}");
-        let addresses = NodeAddresses { peer_addr: addr.clone(), flight_uri, listeners: Vec::new() };
+        let addresses = NodeAddresses { peer_addr: addr.clone(), flight_uri, ..NodeAddresses::default() };
         let context =
             NodeContext::new(config, PartStore::open(dir.path()).unwrap(), addresses, security, shutdown.clone());
         context.cluster.ticket_key.store(Some(Arc::new(key())));

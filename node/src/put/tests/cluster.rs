@@ -293,7 +293,7 @@ async fn start_node(coordinator: &str) -> PeerNode {
     let addresses = NodeAddresses {
         peer_addr: listener.local_addr().unwrap().to_string(),
         flight_uri: "grpc+tcp://127.0.0.1:1".into(),
-        listeners: Vec::new(),
+        ..NodeAddresses::default()
     };
     let config = NodeConfig {
         coordinators: vec![coordinator.into()],
