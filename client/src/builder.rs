@@ -17,6 +17,7 @@ use volley_common::tls::server::HttpVersions;
 use volley_common::{Code, Error, Result};
 
 use super::address::{dial_target, split_addresses};
+use super::local_reads::{LocalMode, LocalReads};
 use super::login::{self, ClientLogin};
 use super::session::{LoginMember, LoginSession};
 use super::{Client, failure, uri_of};
@@ -47,6 +48,7 @@ pub struct ClientBuilder {
     addresses: Vec<String>,
     tls: ClientTls,
     login: ClientLogin,
+    local: LocalMode,
 }
 
 impl ClientBuilder {
@@ -103,6 +105,11 @@ impl ClientBuilder {
         self.login(ClientLogin::password(name, Secret::new(password)))
     }
 
+    /// Whether tables are read by files where a node on this machine offers that; [`LocalMode::Auto`] by default.
+    pub fn local(self, local: LocalMode) -> Self {
+        ClientBuilder { local, ..self }
+    }
+
     /// Connects. The login is sent with the first call, not yet here.
     ///
     /// # Errors
@@ -128,7 +135,7 @@ impl ClientBuilder {
         let allow_plaintext_login = self.login.allows_plaintext();
         let session = LoginSession::new(self.login, members)?;
         let (address, others) = (address.into(), others.into());
-        let (writes, request_id) = (TaskTracker::new(), None);
+        let (local, writes, request_id) = (LocalReads::new(self.local).into(), TaskTracker::new(), None);
         Ok(Client {
             channel,
             address,
@@ -138,6 +145,7 @@ impl ClientBuilder {
             is_tls,
             session,
             allow_plaintext_login,
+            local,
             writes,
             request_id,
         })

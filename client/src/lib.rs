@@ -23,6 +23,7 @@
 //! | [`builder`] | connects: addresses, TLS, login |
 //! | `calls` | plans, lists and actions, at whichever member answers |
 //! | [`get`] | reads endpoints in parallel, from any of their locations, in order or not |
+//! | [`local_reads`] | reads by files on the machine of a node |
 //! | [`stream`] | one DoGet |
 //! | [`put`] | a put: encodes batches, applies backpressure, reads the outcome |
 //! | `parallel_put` | a put by a stream to each holder of shards, with one commit |
@@ -47,12 +48,14 @@ use tonic::transport::Channel;
 use volley_common::net::ConnectionPool;
 
 use address::EndpointLocation;
+use local_reads::LocalReads;
 use request_id::RequestId;
 use session::LoginSession;
 
 pub use builder::ClientBuilder;
 pub use channel::ClientChannel;
 pub use get::{FetchOptions, FetchStream, FetchedBatch};
+pub use local_reads::{LocalMode, LocalReadCounts};
 pub use login::ClientLogin;
 pub use parallel_put::ParallelPut;
 pub use put::PutOutcome;
@@ -68,6 +71,7 @@ mod calls;
 pub mod channel;
 mod failure;
 pub mod get;
+pub mod local_reads;
 pub mod login;
 mod parallel_put;
 mod pushback;
@@ -100,6 +104,8 @@ pub struct Client {
     session: Option<Arc<LoginSession>>,
     /// Whether passwords and tokens may go to other machines without TLS.
     allow_plaintext_login: bool,
+    /// Reads by files on this machine.
+    local: Arc<LocalReads>,
     /// The tasks of parallel puts.
     writes: TaskTracker,
     /// Of a client for one call: the call's id.
@@ -122,6 +128,11 @@ impl Client {
     /// Whether it connected by TLS.
     pub fn is_tls(&self) -> bool {
         self.is_tls
+    }
+
+    /// What came of the reads that nodes on this machine offered by files.
+    pub fn local_reads(&self) -> LocalReadCounts {
+        self.local.counts()
     }
 
     /// The pool of connections as that to `address`.

@@ -1,11 +1,14 @@
 //! An endpoint that can be read: its ticket and its locations.
 
+use std::collections::HashMap;
+
 use arrow_flight::FlightEndpoint;
 use volley_common::{Error, Result};
 
 use super::tickets::ExpiringTicket;
 use crate::Client;
 use crate::address::{EndpointLocation, is_loopback, parse_location};
+use crate::local_reads::OfferedSocket;
 
 /// An endpoint that can be read.
 pub(super) struct FetchEndpoint {
@@ -15,18 +18,27 @@ pub(super) struct FetchEndpoint {
     pub ticket: ExpiringTicket,
     /// Where, the best one first.
     pub locations: Vec<EndpointLocation>,
+    /// Where the files of its parts are offered on this machine: tried before all locations.
+    pub local: Option<OfferedSocket>,
     /// Whether a stream that broke after some rows is continued. That of a query, which has no location, is not: a query that
     /// runs again may give its rows in another order.
     pub resumes: bool,
 }
 
 impl FetchEndpoint {
-    /// Adds to `skipped` the locations that are left out, as [`locations`].
-    pub(super) fn new(index: usize, endpoint: &FlightEndpoint, client: &Client, skipped: &mut usize) -> Result<Self> {
+    /// Adds to `skipped` the locations that are left out, as [`locations`]. `offered`: the sockets of nodes on this machine.
+    pub(super) fn new(
+        index: usize,
+        endpoint: &FlightEndpoint,
+        client: &Client,
+        offered: &HashMap<String, OfferedSocket>,
+        skipped: &mut usize,
+    ) -> Result<Self> {
         let ticket = ExpiringTicket::of(endpoint, index, 0)?;
         let mut locations = locations(endpoint, index, |location| client.permits(location), skipped)?;
         locations.extend(client.other_locations());
-        Ok(FetchEndpoint { index, ticket, locations, resumes: !endpoint.location.is_empty() })
+        let local = endpoint.location.iter().find_map(|location| offered.get(&location.uri)).cloned();
+        Ok(FetchEndpoint { index, ticket, locations, local, resumes: !endpoint.location.is_empty() })
     }
 }
 

@@ -8,6 +8,7 @@ use volley_common::{Code, Error, Result};
 
 use super::FetchedBatch;
 use super::endpoint::FetchEndpoint;
+use super::local::LocalReader;
 use super::tickets::TicketSource;
 use super::window::{ReaderDropped, WindowSender};
 use crate::Client;
@@ -66,6 +67,9 @@ impl EndpointTask<'_> {
     /// succession have failed without delivering a row. After NOT_FOUND for a ticket that has expired it continues with a new one,
     /// and after a refusal for the moment, when some time has passed.
     async fn read(mut self) -> Result<(), ReadStopped> {
+        if self.read_local().await? {
+            return Ok(());
+        }
         let client = &self.context.client;
         let locations = self.endpoint.locations.len();
         let mut candidates = self.endpoint.locations.clone();
@@ -108,6 +112,36 @@ impl EndpointTask<'_> {
     /// Whether an error says that the ticket has expired, and there can be another one.
     fn has_expired(&self, error: &Error) -> bool {
         error.code == Code::NotFound && self.endpoint.ticket.may_have_expired() && self.context.tickets.can_replace()
+    }
+
+    /// Reads the endpoint by files, if a node on this machine offers that; whether that gave all rows. If not, `delivered` of them.
+    async fn read_local(&mut self) -> Result<bool, ReaderDropped> {
+        let FetchContext { client, schema, .. } = self.context;
+        let offered = self.endpoint.local.take().filter(|offered| !client.local.is_avoided(&offered.socket.path));
+        let Some(offered) = offered else { return Ok(false) };
+        let ticket = self.endpoint.ticket.ticket.clone();
+        let mut reader = LocalReader::new(client, &offered.socket, &ticket, schema);
+        loop {
+            match reader.next().await {
+                Ok(Some(local)) => {
+                    let (endpoint, from, rows) = (self.endpoint.index, offered.address.clone(), local.rows.num_rows());
+                    self.delivered += rows;
+                    client.local.count_rows(rows);
+                    let fetched = FetchedBatch { endpoint, batch: local.rows, from };
+                    self.window.send_counted(fetched, local.bytes).await?;
+                }
+                Ok(None) => {
+                    client.local.count_endpoint();
+                    return Ok(true);
+                }
+                Err(fallback) => {
+                    client.local.count_fallback(fallback.reason);
+                    let (index, reason, error) = (self.endpoint.index, fallback.reason, fallback.error);
+                    tracing::debug!(endpoint = index, reason, %error, "an endpoint is read by the wire");
+                    return Ok(false);
+                }
+            }
+        }
     }
 
     /// Streams the endpoint from one location, without the rows that were delivered.

@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use volley_common::cluster_id::{Relation, relation};
+use volley_common::local_read::socket_hints::is_sound;
 use volley_common::tls::Caller;
 use volley_common::wire::PROTOCOL;
 use volley_common::wire::catalog::command::Op;
@@ -183,6 +184,8 @@ impl NodeMembership {
             listen::check_advertise(uri).map_err(|e| e.at("the node's Flight address"))?;
         }
         listen::check_advertise(&node.peer_addr).map_err(|e| e.at("the node's peer address"))?;
+        // A node on a system without boot ids has one that no client can use.
+        node.local_socket = node.local_socket.filter(is_sound);
         node.state = NodeState::Alive as i32;
         Ok(node)
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use prost::Message;
 use volley_common::ipc::statistics::{BoundFilter, part_may_match};
-use volley_common::wire::catalog::Table;
+use volley_common::wire::catalog::{LocalSocket, Table};
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Error, NodeId, Result};
 
@@ -25,6 +25,8 @@ pub struct VersionPlan {
     pub uris: Vec<String>,
     /// These nodes, in the same order.
     pub nodes: Vec<NodeId>,
+    /// Where clients on the machines of these nodes get the files of parts, each with the index of the node's URI.
+    pub local_sockets: Vec<(usize, LocalSocket)>,
     /// The streams, in row order.
     pub endpoints: Vec<EndpointPlan>,
     /// Rows of all endpoints.
@@ -183,6 +185,7 @@ fn plan_parts(
     let mut plan = VersionPlan {
         uris: listed.iter().filter_map(|node| uris.get(node)).map(|uri| uri.to_string()).collect(),
         nodes: listed.clone(),
+        local_sockets: local_sockets(catalog, &listed),
         part_shards: parts.iter().map(|part| part.shard).collect(),
         ..VersionPlan::default()
     };
@@ -234,6 +237,12 @@ fn split_into_runs<'a, 'p>(parts: &'a [&'p PartRow], max_runs: usize) -> Vec<&'a
 fn uris<'a>(catalog: &'a Catalog, alive: &BTreeSet<NodeId>, listener: &str) -> BTreeMap<NodeId, &'a str> {
     let nodes = alive.iter().filter_map(|id| catalog.node(*id));
     nodes.filter_map(|node| Some((NodeId(node.id), node_address(node, listener)?))).collect()
+}
+
+/// The local sockets of these nodes, each with its index.
+fn local_sockets(catalog: &Catalog, nodes: &[NodeId]) -> Vec<(usize, LocalSocket)> {
+    let socket = |node: &NodeId| catalog.node(*node)?.local_socket.clone();
+    nodes.iter().enumerate().filter_map(|(at, node)| Some((at, socket(node)?))).collect()
 }
 
 /// Live nodes that are degraded: a part is read from them only if no other node holds it.

@@ -65,6 +65,8 @@ pub struct ReadPlan {
     pub ordered: bool,
     /// When the tickets expire, milliseconds since 1970.
     pub expires_ms: u64,
+    /// Whether clients on a node's machine may get the files of parts: there is no filter, and the reader may see all columns.
+    pub offers_local_reads: bool,
 }
 
 /// A table as ListFlights reports it.
@@ -155,11 +157,11 @@ impl ReadService {
         let columns = target.select_columns(access, options).await?;
         let doubted = nodes_of_rank(&self.raft.view(), &self.pool, HealthRank::Deprioritized);
         let is_filtered = options.filter.is_some();
-        let whole_table = !is_filtered
+        let offers_local_reads = !is_filtered && access.permitted_columns(&target.table).is_none();
+        let whole_table = offers_local_reads
             && options.limit.is_none()
             && columns.indexes.is_none()
-            && !target.is_decompressed(options)
-            && access.permitted_columns(&target.table).is_none();
+            && !target.is_decompressed(options);
         let in_ticket = target.columns_in_ticket(access, &columns, options).await?;
         Ok(ReadPlan {
             version: target.version,
@@ -171,6 +173,7 @@ impl ReadService {
             bytes: whole_table.then_some(target.version_plan.bytes),
             ordered: target.layout.spec.is_none_or(|spec| spec.shard_by.is_empty()),
             expires_ms: target.expires_ms,
+            offers_local_reads,
             schema: columns.schema,
             version_plan: target.version_plan,
             name: target.table,

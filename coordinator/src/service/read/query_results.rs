@@ -70,6 +70,7 @@ impl ReadService {
             bytes: Some(target.version_plan.bytes),
             ordered: true,
             expires_ms: target.expires_ms,
+            offers_local_reads: true,
             schema,
             version_plan: target.version_plan,
         })
