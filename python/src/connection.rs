@@ -1,5 +1,7 @@
 //! A connection to a cluster.
 
+use std::collections::BTreeMap;
+
 use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 use parking_lot::Mutex;
@@ -89,6 +91,13 @@ impl PyConnection {
     #[getter]
     fn address(&self) -> String {
         self.current.lock().1.address().to_string()
+    }
+
+    /// What came of the reads that nodes on this machine offered by files: endpoints, rows, and fallbacks by reason.
+    #[getter]
+    fn local_reads(&self) -> (u64, u64, BTreeMap<&'static str, u64>) {
+        let counts = self.current.lock().1.local_reads();
+        (counts.endpoints, counts.rows, counts.fallbacks)
     }
 
     /// Of a read: what its plan says, as JSON, and its schema.

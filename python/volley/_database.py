@@ -35,6 +35,7 @@ def settings_of(cluster: str | Iterable[str] | None, given: dict[str, Any]) -> d
         ("tls_cert", "VOLLEY_TLS_CLIENT_CERT"),
         ("tls_key", "VOLLEY_TLS_CLIENT_KEY"),
         ("tls_server_name", "VOLLEY_TLS_SERVER_NAME"),
+        ("local", "VOLLEY_LOCAL"),
     ):
         settings[name] = settings.get(name) or _variable(variable)
     if not any(settings.get(way) for way in ("user", "token", "token_file")):
@@ -50,7 +51,7 @@ def settings_of(cluster: str | Iterable[str] | None, given: dict[str, Any]) -> d
 
 def public_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Arguments of :func:`connect` without what is secret."""
-    kept = ("tls_ca", "tls_server_name", "plaintext_login")
+    kept = ("tls_ca", "tls_server_name", "plaintext_login", "local")
     return {"cluster": settings["addresses"]} | {name: settings[name] for name in kept}
 
 
@@ -74,6 +75,7 @@ def connect(
     tls_key: str | os.PathLike[str] | None = None,
     tls_server_name: str | None = None,
     plaintext_login: bool | None = None,
+    local: str | None = None,
     timeout: float | None = None,
 ) -> Database:
     """Connects to a cluster.
@@ -82,6 +84,9 @@ def connect(
     What is not given comes from the variables that the command line reads: ``VOLLEY_USER``, ``VOLLEY_PASSWORD``,
     ``VOLLEY_TOKEN``, ``VOLLEY_TOKEN_FILE``, ``VOLLEY_TLS_CA``, ``VOLLEY_TLS_CLIENT_CERT``, ``VOLLEY_TLS_CLIENT_KEY``. Passwords and
     tokens go to other machines by TLS only, unless ``plaintext_login`` allows it.
+
+    ``local``: ``"auto"``, or else ``VOLLEY_LOCAL``: tables of a node on this machine that has a local socket are its files, mapped,
+    which takes neither time nor memory for their bytes. ``"never"``: all rows come as messages.
     """
     given = {
         "user": user,
@@ -93,6 +98,7 @@ def connect(
         "tls_key": tls_key,
         "tls_server_name": tls_server_name,
         "plaintext_login": plaintext_login,
+        "local": local,
     }
     settings = settings_of(cluster, given)
     return Database(_volley.Connection.connect(json.dumps(settings), timeout=timeout), public_settings(settings))
@@ -109,6 +115,15 @@ class Database:
     def address(self) -> str:
         """The member that it uses."""
         return self._connection.address
+
+    @property
+    def local_reads(self) -> dict[str, Any]:
+        """What came of the reads that nodes on this machine offered by files, since the connection was made.
+
+        ``endpoints`` and ``rows`` that were read so, and under ``fallbacks`` how many endpoints came as messages, by reason.
+        """
+        endpoints, rows, fallbacks = self._connection.local_reads
+        return {"endpoints": endpoints, "rows": rows, "fallbacks": fallbacks}
 
     def get(
         self,

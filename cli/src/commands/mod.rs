@@ -1,8 +1,8 @@
 //! The commands, one module each.
 
-use volley_client::Client;
+use volley_client::{Client, LocalMode};
 use volley_common::tls::ClientTls;
-use volley_common::{Code, Result};
+use volley_common::{Code, Error, Result};
 
 use crate::client_login_args::ClientLoginArgs;
 use crate::secret_arguments;
@@ -48,6 +48,9 @@ pub mod user;
 pub mod versions;
 pub mod whoami;
 
+/// The variable that says whether tables are read by files.
+const LOCAL_VAR: &str = "VOLLEY_LOCAL";
+
 /// Connects to the cluster, as the user whom flags and variables name.
 ///
 /// # Errors
@@ -56,10 +59,22 @@ pub mod whoami;
 pub async fn connect(cluster: &str, tls: &ClientTls, login: &ClientLoginArgs) -> Result<Client> {
     secret_arguments::check_address(cluster)?;
     let login = login.login(cluster, tls).await?;
-    Client::connect_as(cluster, tls.clone(), login).await.map_err(|mut error| {
+    let client = Client::builder().address(cluster).tls(tls.clone()).login(login).local(local_mode()?);
+    client.connect().await.map_err(|mut error| {
         if error.code == Code::Unavailable {
             error.message += failure::unreachable_hint(cluster);
         }
         error
     })
+}
+
+/// Whether tables are read by files where a node is on this machine: VOLLEY_LOCAL.
+///
+/// # Errors
+/// INVALID_ARGUMENT: it is neither `auto` nor `never`.
+fn local_mode() -> Result<LocalMode> {
+    match std::env::var(LOCAL_VAR) {
+        Ok(text) if !text.is_empty() => text.parse().map_err(|e: Error| e.at(LOCAL_VAR)),
+        _ => Ok(LocalMode::default()),
+    }
 }

@@ -19,7 +19,7 @@ pub(super) struct FetchEndpoint {
     /// Where, the best one first.
     pub locations: Vec<EndpointLocation>,
     /// Where the files of its parts are offered on this machine: tried before all locations.
-    pub local: Option<OfferedSocket>,
+    pub local: Vec<OfferedSocket>,
     /// Whether a stream that broke after some rows is continued. That of a query, which has no location, is not: a query that
     /// runs again may give its rows in another order.
     pub resumes: bool,
@@ -37,7 +37,7 @@ impl FetchEndpoint {
         let ticket = ExpiringTicket::of(endpoint, index, 0)?;
         let mut locations = locations(endpoint, index, |location| client.permits(location), skipped)?;
         locations.extend(client.other_locations());
-        let local = endpoint.location.iter().find_map(|location| offered.get(&location.uri)).cloned();
+        let local = endpoint.location.iter().filter_map(|location| offered.get(&location.uri)).cloned().collect();
         Ok(FetchEndpoint { index, ticket, locations, local, resumes: !endpoint.location.is_empty() })
     }
 }

@@ -41,6 +41,13 @@ pub(super) struct WireFallback {
     pub error: Error,
 }
 
+impl WireFallback {
+    /// Whether another node on this machine may serve by files. One that hangs costs a second, which is not spent twice.
+    pub(super) fn is_of_node(&self) -> bool {
+        ["absent", "busy", "damaged", "other_node", "owner", "unreachable"].contains(&self.reason)
+    }
+}
+
 /// A batch, and what it takes of this process's memory.
 pub(super) struct LocalBatch {
     pub rows: RecordBatch,

@@ -8,11 +8,12 @@ use volley_common::{Code, Error, Result};
 
 use super::FetchedBatch;
 use super::endpoint::FetchEndpoint;
-use super::local::LocalReader;
+use super::local::{LocalReader, WireFallback};
 use super::tickets::TicketSource;
 use super::window::{ReaderDropped, WindowSender};
 use crate::Client;
 use crate::address::EndpointLocation;
+use crate::local_reads::OfferedSocket;
 use crate::pushback::Pushback;
 use crate::stream::BatchStream;
 
@@ -116,31 +117,45 @@ impl EndpointTask<'_> {
 
     /// Reads the endpoint by files, if a node on this machine offers that; whether that gave all rows. If not, `delivered` of them.
     async fn read_local(&mut self) -> Result<bool, ReaderDropped> {
+        let client = &self.context.client;
+        let mut last = None;
+        for offered in std::mem::take(&mut self.endpoint.local) {
+            if client.local.is_avoided(&offered.socket.path) {
+                continue;
+            }
+            let Some(fallback) = self.read_socket(&offered).await? else { return Ok(true) };
+            let tries_next = self.delivered == 0 && fallback.is_of_node();
+            last = Some(fallback);
+            if !tries_next {
+                break;
+            }
+        }
+        if let Some(WireFallback { reason, error }) = last {
+            client.local.count_fallback(reason);
+            tracing::debug!(endpoint = self.endpoint.index, reason, %error, "an endpoint is read by the wire");
+        }
+        Ok(false)
+    }
+
+    /// Reads the endpoint by the files of one node; why the rest is to be read in another way, if it is.
+    async fn read_socket(&mut self, offered: &OfferedSocket) -> Result<Option<WireFallback>, ReaderDropped> {
         let FetchContext { client, schema, .. } = self.context;
-        let offered = self.endpoint.local.take().filter(|offered| !client.local.is_avoided(&offered.socket.path));
-        let Some(offered) = offered else { return Ok(false) };
         let ticket = self.endpoint.ticket.ticket.clone();
         let mut reader = LocalReader::new(client, &offered.socket, &ticket, schema);
         loop {
-            match reader.next().await {
-                Ok(Some(local)) => {
-                    let (endpoint, from, rows) = (self.endpoint.index, offered.address.clone(), local.rows.num_rows());
-                    self.delivered += rows;
-                    client.local.count_rows(rows);
-                    let fetched = FetchedBatch { endpoint, batch: local.rows, from };
-                    self.window.send_counted(fetched, local.bytes).await?;
-                }
+            let local = match reader.next().await {
+                Ok(Some(local)) => local,
                 Ok(None) => {
                     client.local.count_endpoint();
-                    return Ok(true);
+                    return Ok(None);
                 }
-                Err(fallback) => {
-                    client.local.count_fallback(fallback.reason);
-                    let (index, reason, error) = (self.endpoint.index, fallback.reason, fallback.error);
-                    tracing::debug!(endpoint = index, reason, %error, "an endpoint is read by the wire");
-                    return Ok(false);
-                }
-            }
+                Err(fallback) => return Ok(Some(fallback)),
+            };
+            let (endpoint, from, rows) = (self.endpoint.index, offered.address.clone(), local.rows.num_rows());
+            self.delivered += rows;
+            client.local.count_rows(rows);
+            let fetched = FetchedBatch { endpoint, batch: local.rows, from };
+            self.window.send_counted(fetched, local.bytes).await?;
         }
     }
 

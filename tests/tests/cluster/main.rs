@@ -16,6 +16,7 @@ mod hung;
 mod leader;
 mod limits;
 mod listeners;
+mod local_reads;
 mod messages;
 mod node_lifecycle;
 mod part_safety;
