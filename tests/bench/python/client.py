@@ -16,6 +16,7 @@ import time
 
 import numpy
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.flight as flight
 
 # Gets before the one that counts.
@@ -139,9 +140,21 @@ def get(job, sources):
 
     def work():
         tables.extend(all_at_once())
+        summed(tables, job)
         return {"bytes": sum(t.nbytes for t in tables), "rows": sum(t.num_rows for t in tables)}
 
     return measured(work)
+
+
+def summed(tables, job):
+    """The sum of a column, if the job has one, which reads all its values."""
+    return sum(pc.sum(table[job["sum"]]).as_py() for table in tables) if job.get("sum") else None
+
+
+def anonymous():
+    """Bytes of anonymous memory of this process."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon:"))
 
 
 def check(tables, source, any_order):
@@ -190,19 +203,24 @@ def package_get(job, sources):
     """A get by the Python package of Volley."""
     import volley
 
-    db = volley.connect(job["addresses"], timeout=10)
+    db = volley.connect(job["addresses"], timeout=10, local=job["local"])
     kept = []
 
     def work():
         kept.append(db.get(job["table"]))
         assert len(kept[0]) == job["rows"], f"{len(kept[0])} rows arrived instead of {job['rows']}"
-        return {"bytes": kept[0].nbytes, "rows": len(kept[0])}
+        if job["sum"]:
+            summed([kept[0].to_arrow()], job)
+        return {"rows": len(kept[0])}
 
     # As those of pyarrow: memory is used for the first time.
     for _ in range(WARM_UP):
         work()
         kept.clear()
-    return measured(work)
+    before = anonymous()
+    outcome = measured(work)
+    # What counts the bytes reads all of them.
+    return outcome | {"anonymous": max(anonymous() - before, 0), "bytes": kept[0].nbytes}
 
 
 JOBS = {"put": put, "get": get, "drain": drain, "package_put": package_put, "package_get": package_get}

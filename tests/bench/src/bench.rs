@@ -285,11 +285,11 @@ impl Bench {
         Ok(match plan {
             JobPlan::Job(job) => job.clone(),
             JobPlan::Get { streams, source } => {
-                ClientJob::Get(GetJob { streams: streams.clone(), expect: check.then(|| source.clone()) })
+                ClientJob::Get(GetJob { streams: streams.clone(), expect: check.then(|| source.clone()), sum: None })
             }
             JobPlan::Endpoints { table, source, streams, keep } => {
                 let expect = (check && *keep).then(|| source.clone());
-                let get = GetJob { streams: spread(system.fetches(table).await?, *streams), expect };
+                let get = GetJob { streams: spread(system.fetches(table).await?, *streams), expect, sum: None };
                 if *keep { ClientJob::Get(get) } else { ClientJob::Drain(get) }
             }
             JobPlan::Put { table, source, batch_rows, streams, options } => {

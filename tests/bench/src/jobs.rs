@@ -106,6 +106,9 @@ pub struct GetJob {
     pub streams: Vec<Vec<TicketFetch>>,
     /// The rows to compare with; none if they are not compared or not kept.
     pub expect: Option<RowSource>,
+    /// A column whose values are summed up in the measured time.
+    #[serde(default)]
+    pub sum: Option<String>,
 }
 
 /// One DoGet.
@@ -155,6 +158,10 @@ pub struct PackageGetJob {
     pub table: String,
     /// Rows that must arrive.
     pub rows: u64,
+    /// Whether it is read by files on the node's machine: `auto` or `never`.
+    pub local: String,
+    /// A column whose values are summed up in the measured time.
+    pub sum: Option<String>,
 }
 
 /// A put by Volley's own client.
@@ -247,6 +254,9 @@ pub struct JobOutcome {
     /// The 99th percentile of the times of calls, seconds.
     #[serde(default)]
     pub p99: f64,
+    /// Anonymous memory that the client has more than before, bytes.
+    #[serde(default)]
+    pub anonymous: u64,
 }
 
 #[cfg(test)]
@@ -261,8 +271,11 @@ mod tests {
 
     #[test]
     fn jobs_are_read_back_from_json() {
-        let get =
-            GetJob { streams: vec![vec![TicketFetch::table("h:1", "t", &json!({"columns": ["a"]}))]], expect: None };
+        let get = GetJob {
+            streams: vec![vec![TicketFetch::table("h:1", "t", &json!({"columns": ["a"]}))]],
+            expect: None,
+            sum: None,
+        };
         let text = serde_json::to_value(ClientJob::Drain(get)).unwrap();
         assert_eq!((&text["do"], &text["streams"][0][0]["address"]), (&json!("drain"), &json!("h:1")));
         let ClientJob::Drain(back) = serde_json::from_value(text).unwrap() else { panic!("another job came back") };

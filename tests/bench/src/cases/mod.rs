@@ -6,6 +6,7 @@ use crate::bench::Bench;
 
 mod calls;
 mod gets;
+mod local;
 mod memory;
 mod puts;
 mod python;
@@ -13,8 +14,12 @@ mod rust;
 mod shapes;
 mod sweep;
 
-/// The name of the case that measures the Python package, which is built for it.
-pub const PYTHON: &str = "python";
+/// The name of the case that measures the Python package.
+const PYTHON: &str = "python";
+/// The name of the case of reads by files.
+const LOCAL: &str = "local";
+/// The cases that need the Python package, which is built for them.
+pub const WITH_PACKAGE: [&str; 2] = [PYTHON, LOCAL];
 
 type CaseFuture<'a> = LocalBoxFuture<'a, Result<(), String>>;
 
@@ -68,6 +73,11 @@ pub const CASES: &[BenchCase] = &[
         name: PYTHON,
         about: "get and put with the Python package and with pyarrow, 4 nodes",
         run: |b| Box::pin(python::all(b)),
+    },
+    BenchCase {
+        name: LOCAL,
+        about: "get the reference table by the node's files, by the wire, and from the C++ server",
+        run: |b| Box::pin(local::get(b)),
     },
     BenchCase { name: "sweep", about: "messages of 0.5 to 4 MiB", run: |b| Box::pin(sweep::sweep(b)) },
 ];

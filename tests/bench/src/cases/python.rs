@@ -53,7 +53,8 @@ async fn get(bench: &mut Bench) -> Result<(), String> {
             contenders.push(Contender { label: loop_of(threads), system, plan });
         }
         let addresses = bench.running(system).coordinators();
-        let job = PackageGetJob { addresses, table: REFERENCE.into(), rows: source.rows() };
+        let job =
+            PackageGetJob { addresses, table: REFERENCE.into(), rows: source.rows(), local: "never".into(), sum: None };
         contenders.push(Contender { label: PACKAGE.into(), system, plan: JobPlan::Job(ClientJob::PackageGet(job)) });
     }
     let series = bench.rounds(&contenders).await?;
