@@ -261,7 +261,7 @@ fn check_reply(reply: &LocalReadReply, descriptors: usize) -> Result<(), WireFal
 
 /// Maps parts; their descriptors are closed, the mappings stay.
 fn map_parts(parts: &[LocalPart], descriptors: &[OwnedFd], columns: Option<&[usize]>) -> Result<Vec<PartPosition>> {
-    let mapped = parts.iter().zip(descriptors).map(|(part, descriptor)| {
+    let mapped = parts.iter().zip(descriptors).map(|(part, descriptor)| -> Result<PartPosition> {
         let mapped = MappedPart::open(descriptor, part.bytes, columns.map(<[usize]>::to_vec))?;
         Ok(PartPosition { part: Arc::new(mapped), next_batch: part.skip_batches as usize })
     });

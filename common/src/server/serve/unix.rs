@@ -58,7 +58,8 @@ pub async fn serve_unix<S: Http2Service, L: LocalProtocol>(
         let (service, local, stages, caller) = (service.clone(), local.clone(), stages.clone(), caller.clone());
         connections.spawn(async move {
             let _permit = (permit, counted);
-            match tokio::time::timeout(limits.opening, first_byte(&stream)).await {
+            let first = tokio::time::timeout(limits.opening, first_byte(&stream)).await;
+            match first {
                 Ok(Ok(Some(first))) if first == PREFACE[0] => {
                     let serving = local.serve(stream, stages.shutdown.clone());
                     let _ = stages.close.run_until_cancelled(serving).await;
