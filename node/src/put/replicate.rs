@@ -175,6 +175,7 @@ impl ReplicationTask {
         {
             // The node to be replaced.
             let mut failed = None;
+            let is_suspicion = matches!(event, CopyEvent::Suspected(_));
             match event {
                 CopyEvent::Ended(node, Ok(())) => {
                     running.remove(&node);
@@ -199,7 +200,11 @@ impl ReplicationTask {
                 && let Some(node) = targets.substitutes.pop_front()
             {
                 running.insert(node);
-                events.extend([copy(node), suspicion(node)]);
+                events.push(copy(node));
+                // If a substitute does not answer either, the nodes are busy, and further copies would make them busier.
+                if !is_suspicion {
+                    events.push(suspicion(node));
+                }
             }
         }
         self.finish(&targets, &failures);
