@@ -174,8 +174,7 @@ impl ReplicationTask {
             && let Some(event) = events.next().await
         {
             // The node to be replaced.
-            let mut failed = None;
-            let is_suspicion = matches!(event, CopyEvent::Suspected(_));
+            let (mut failed, is_suspicion) = (None, matches!(event, CopyEvent::Suspected(_)));
             match event {
                 CopyEvent::Ended(node, Ok(())) => {
                     running.remove(&node);
@@ -200,11 +199,8 @@ impl ReplicationTask {
                 && let Some(node) = targets.substitutes.pop_front()
             {
                 running.insert(node);
-                events.push(copy(node));
                 // If a substitute does not answer either, the nodes are busy, and further copies would make them busier.
-                if !is_suspicion {
-                    events.push(suspicion(node));
-                }
+                events.extend(std::iter::once(copy(node)).chain((!is_suspicion).then(|| suspicion(node))));
             }
         }
         self.finish(&targets, &failures);
