@@ -72,16 +72,17 @@ impl ProbeConnection {
 }
 
 /// Sends a probe and waits for its answer, also when that comes late. Returns the time that it took.
-pub(super) async fn send(mut channel: Channel) -> Result<Duration, ProbeFailure> {
+pub(super) async fn send(channel: Channel) -> Result<Duration, ProbeFailure> {
     let sent = Instant::now();
-    let call = async {
-        let ready = channel.ready().await.map_err(|e| failure_of(&e))?;
-        let request: Request<Bytes> = grpc::health_request();
-        let answer = ready.call(request.map(|body| Body::new(Full::new(body)))).await;
-        answer.map(|_| ()).map_err(|e| failure_of(&e))
-    };
-    timeout(MAX_ANSWER_TIME, call).await.unwrap_or(Err(ProbeFailure::Unanswered))?;
+    timeout(MAX_ANSWER_TIME, call(channel)).await.unwrap_or(Err(ProbeFailure::Unanswered))?;
     Ok(sent.elapsed())
+}
+
+async fn call(mut channel: Channel) -> Result<(), ProbeFailure> {
+    let ready = channel.ready().await.map_err(|e| failure_of(&e))?;
+    let request: Request<Bytes> = grpc::health_request();
+    let answer = ready.call(request.map(|body| Body::new(Full::new(body)))).await;
+    answer.map(|_| ()).map_err(|e| failure_of(&e))
 }
 
 /// Completes after [`PROBE_TIMEOUT`], in which this process had a processor: a timer that fires late counts as long as it was
