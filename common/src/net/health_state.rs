@@ -1,7 +1,5 @@
 //! What is recorded about the health of one member.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::probe::{AnswerTimes, PROBE_TIMEOUT, ProbeFailure};
@@ -42,10 +40,9 @@ pub(super) struct HealthState {
 }
 
 impl HealthState {
-    /// Records that a probe was answered, after this time. Returns whether that was in time.
-    pub(super) fn record_probe(&mut self, took: Duration) -> bool {
-        self.answer_times.record(took);
-        let is_timely = took <= PROBE_TIMEOUT;
+    /// Records that a probe, sent at `sent`, is answered now. Returns whether that is in time.
+    pub(super) fn record_probe(&mut self, sent: Instant) -> bool {
+        let is_timely = self.answer_times.record(sent) <= PROBE_TIMEOUT;
         if is_timely {
             self.last_timely_answer = Some(Instant::now());
         }

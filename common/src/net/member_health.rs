@@ -145,9 +145,9 @@ impl MemberHealth {
         }
     }
 
-    /// Records an answer to a probe, which took this long.
-    fn record_probe(&self, took: Duration) {
-        let is_timely = self.state.lock().record_probe(took);
+    /// Records an answer to a probe that was sent at `sent`.
+    fn record_probe(&self, sent: Instant) {
+        let is_timely = self.state.lock().record_probe(sent);
         if is_timely { self.record_answer() } else { self.record_reply() }
     }
 
@@ -342,7 +342,7 @@ impl MemberHealth {
         let (member, channel) = (self.clone(), connection.channel());
         let mut answer = tokio::spawn(async move {
             let outcome = probe::send(channel).await;
-            outcome.map(|took| member.record_probe(took))
+            outcome.map(|sent| member.record_probe(sent))
         });
         let outcome = tokio::select! {
             biased;

@@ -71,11 +71,11 @@ impl ProbeConnection {
     }
 }
 
-/// Sends a probe and waits for its answer, also when that comes late. Returns the time that it took.
-pub(super) async fn send(channel: Channel) -> Result<Duration, ProbeFailure> {
+/// Sends a probe and waits for its answer, also when that comes late. Returns when it was sent.
+pub(super) async fn send(channel: Channel) -> Result<Instant, ProbeFailure> {
     let sent = Instant::now();
     timeout(MAX_ANSWER_TIME, call(channel)).await.unwrap_or(Err(ProbeFailure::Unanswered))?;
-    Ok(sent.elapsed())
+    Ok(sent)
 }
 
 async fn call(mut channel: Channel) -> Result<(), ProbeFailure> {
@@ -116,17 +116,27 @@ fn failure_of(error: &(dyn std::error::Error + 'static)) -> ProbeFailure {
 
 /// How long a member took to answer its last two probes, late answers included.
 #[derive(Debug, Default)]
-pub(super) struct AnswerTimes([Duration; 2]);
+pub(super) struct AnswerTimes {
+    times: [Duration; 2],
+    last_answer: Option<Instant>,
+}
 
 impl AnswerTimes {
-    pub(super) fn record(&mut self, took: Duration) {
-        self.0 = [self.0[1], took];
+    /// Records that a probe, sent at `sent`, is answered now. Returns the time that it took.
+    pub(super) fn record(&mut self, sent: Instant) -> Duration {
+        let took = sent.elapsed();
+        // Of the probes that waited for the same answer, the first counts.
+        if self.last_answer.is_none_or(|answered| sent >= answered) {
+            self.times = [self.times[1], took];
+            self.last_answer = Some(Instant::now());
+        }
+        took
     }
 
-    /// How long the member may be silent. One late answer does not count: a process that was stopped answers late once, one
-    /// without processor time each time.
+    /// How long the member may be silent. One late answer does not count: a process that was stopped is late once, one without
+    /// processor time again and again.
     pub(super) fn max_silence(&self) -> Duration {
-        SILENCE_PER_ANSWER_TIME * self.0[0].min(self.0[1])
+        SILENCE_PER_ANSWER_TIME * self.times[0].min(self.times[1])
     }
 }
 
@@ -195,19 +205,21 @@ mod tests {
         assert_eq!(probes.next_after(true), PROBE_INTERVAL + MAX_PAUSE);
     }
 
-    #[test]
-    fn member_that_answers_late_each_time_may_be_silent_for_longer() {
-        let mut times = AnswerTimes::default();
+    #[tokio::test(start_paused = true)]
+    async fn member_that_answers_late_each_time_may_be_silent_for_longer() {
+        let (mut times, seconds) = (AnswerTimes::default(), Duration::from_secs);
         assert_eq!(times.max_silence(), Duration::ZERO);
-        let seconds = Duration::from_secs;
-        let mut after = |took: u64| {
-            times.record(seconds(took));
-            times.max_silence()
-        };
-        assert_eq!(after(1), Duration::ZERO, "as one that was stopped");
-        assert_eq!(after(2), seconds(3));
-        assert_eq!(after(2), seconds(6));
-        assert_eq!(after(0), Duration::ZERO, "it has processor time again");
+        let (first, second) = (Instant::now(), Instant::now() + seconds(1));
+        tokio::time::advance(seconds(2)).await;
+        assert_eq!(times.record(first), seconds(2));
+        assert_eq!(times.record(second), seconds(1));
+        assert_eq!(times.max_silence(), Duration::ZERO, "both waited for one that was stopped");
+        for (took, silence) in [(1, 3), (4, 3), (4, 12), (0, 0)] {
+            let sent = Instant::now();
+            tokio::time::advance(seconds(took)).await;
+            times.record(sent);
+            assert_eq!(times.max_silence(), seconds(silence), "after {took} s");
+        }
     }
 
     #[tokio::test(start_paused = true)]
