@@ -54,7 +54,7 @@ def problems_of_page(page, texts):
 
 
 def lay_out(out, texts, summary):
-    """Copies the pages, the files that they link to and the configuration into a folder."""
+    """Writes the pages, the files that they link to and the configuration into a folder."""
     for folder in ("src", "html"):
         shutil.rmtree(out / folder, ignore_errors=True)
     files = set(texts)
@@ -62,7 +62,10 @@ def lay_out(out, texts, summary):
         files |= {markdown_page.resolved(page, target) for target, _ in markdown_page.links(text) if target}
     for path in sorted(files):
         (out / "src" / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / path, out / "src" / path)
+        if path in texts:
+            (out / "src" / path).write_text(markdown_page.with_indexes(texts[path]))
+        else:
+            shutil.copyfile(ROOT / path, out / "src" / path)
     (out / "src" / "SUMMARY.md").write_text(markdown_page.rebased(summary, SUMMARY))
     shutil.copyfile(ROOT / "docs" / "book.toml", out / "book.toml")
 

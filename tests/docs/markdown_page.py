@@ -4,6 +4,7 @@ import posixpath
 import re
 
 LINK = re.compile(r"\]\(([^()\s]*(?:\([^()\s]*\)[^()\s]*)*)\)")
+INDEX = re.compile(r"\]\(((?:[\w.-]+/)*)README\.md(#[^)\s]*)?\)")
 HEADING = re.compile(r"^#{1,6} +(.*?)(?: +#+)?$")
 # A page does not open with one of these: a heading, a table, a list, a quotation, code, HTML, a picture.
 NO_PROSE = ("#", "|", "- ", "* ", "1. ", ">", "```", "    ", "<", "![")
@@ -50,6 +51,15 @@ def has_opening(text):
     """Whether the first thing after the title is a paragraph."""
     lines = [line for line in text.splitlines() if line.strip()]
     return len(lines) > 1 and lines[0].startswith("# ") and not lines[1].startswith(NO_PROSE)
+
+
+def with_indexes(text):
+    """A page whose links to a `README.md` lead to the `index.md` that mdBook makes of it."""
+    fenced, lines = False, []
+    for line in text.splitlines(keepends=True):
+        fenced ^= line.lstrip().startswith("```")
+        lines.append(line if fenced else INDEX.sub(r"](\1index.md\2)", line))
+    return "".join(lines)
 
 
 def rebased(text, page):

@@ -35,6 +35,12 @@ def test_links_are_resolved_from_the_folder_of_their_page():
     assert markdown_page.rebased("- [A](a.md)\n- [R](../README.md)\n", "docs/SUMMARY.md") == "- [A](docs/a.md)\n- [R](README.md)\n"
 
 
+def test_links_to_a_readme_lead_to_the_index_of_its_folder():
+    page = "[a](../README.md#two) [b](how-to/README.md)\n```\n[c](README.md)\n```\n[d](https://example.org/README.md)\n"
+    changed = "[a](../index.md#two) [b](how-to/index.md)\n```\n[c](README.md)\n```\n[d](https://example.org/README.md)\n"
+    assert markdown_page.with_indexes(page) == changed
+
+
 def test_page_without_opening_is_found():
     assert markdown_page.has_opening(PAGE)
     for text in ("# T\n\n## S\n", "# T\n\n| a |\n", "# T\n", "no title\n\ntext\n", "# T\n\n    code\n"):
