@@ -26,7 +26,7 @@ const LIMITS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/limits.md");
 const INTRODUCTION: &str = "\
 # Settings of the servers
 
-All settings of `volley-coordinator` and `volley-node`. Each can be given in four places; a later one overrides an earlier one: the default, the TOML file that `--config` names
+For those who run servers: all settings of `volley-coordinator` and `volley-node`. Each can be given in four places; a later one overrides an earlier one: the default, the TOML file that `--config` names
 (`key = value`), the environment (`VOLLEY_KEY`), the flag (`--key`, with dashes in place of underscores). In the environment the values of a list are separated by commas.
 
 `--check-config` reports what is wrong and exits; `--print-config` prints every setting with its value and its source. An unknown key is an error. A variable of the other role is ignored, so

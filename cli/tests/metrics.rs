@@ -21,7 +21,7 @@ const SERVERS: [&str; 4] = ["common/src", "coordinator/src", "node/src", "sql/sr
 const INTRODUCTION: &str = "\
 # Metrics
 
-What every member serves at `/metrics` of its HTTP port, for Prometheus. With users in the cluster a scraper needs the role `operator`, unless `public_metrics` is set ([security.md](security.md)). Alert rules and what to do
+For those who monitor a cluster: what every member serves at `/metrics` of its HTTP port, for Prometheus. With users in the cluster a scraper needs the role `operator`, unless `public_metrics` is set ([security.md](security.md)). Alert rules and what to do
 about each are in [operations.md](operations.md#alerts), a dashboard for Grafana in `deploy/helm/volley/files/`.
 
 Counters (`_total`) begin with 0 at the start of a member; gauges are as of the scrape. Histograms have buckets from 100 µs to 52 s, each twice as wide as the one before: `NAME_bucket`, `NAME_sum` and `NAME_count`. A series

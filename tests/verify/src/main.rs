@@ -14,11 +14,12 @@
 //! ```
 //!
 //! What a step needs beyond the Rust toolchain is installed in the project's folder: the Python environment of the client
-//! tests and the dependency checker in `.venv`; in `.tools` the latter where it has to be built.
+//! tests, the dependency checker and mdBook in `.venv`; in `.tools` the latter two where they have to be built.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "it prints its report")]
 
 mod fuzz;
+mod packaged_programs;
 mod release_suites;
 mod steps;
 
