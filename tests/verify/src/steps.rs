@@ -129,13 +129,15 @@ fn lint(project: &Project, _: VerifyPurpose) -> VerifyResult {
 }
 
 fn test(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
-    let mut command = project.cargo(&["test", "--workspace", "--locked"]);
+    // Without a choice of targets cargo would link the examples, too, which clippy has compiled.
+    let mut command = project.cargo(&["test", "--workspace", "--tests", "--locked"]);
     for (name, commit, release) in TEST_FORMS {
         if std::env::var_os(name).is_none() {
             command.env(name, if purpose == VerifyPurpose::Commit { commit } else { release });
         }
     }
-    run(&mut command)
+    run(&mut command)?;
+    run(&mut project.cargo(&["test", "--workspace", "--doc", "--locked"]))
 }
 
 fn clients(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
