@@ -1,14 +1,10 @@
 //! Linearizable reads of the catalog.
-#![allow(clippy::unwrap_used)]
-
-mod raft_support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use raft_support::{TestCoordinator, config, leader, node, peers, serve, start};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -19,6 +15,8 @@ use volley_common::wire::cluster::Follower;
 use volley_coordinator::raft::Handle;
 use volley_coordinator::raft::environment::RaftEnvironment;
 use volley_coordinator::raft::rpc::network::PeerChannel;
+
+use crate::raft_support::{TestCoordinator, config, leader, node, peers, serve, start};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn follower_that_names_its_leader_confirms_the_read() {

@@ -1,12 +1,8 @@
 //! Raft messages that no correct member sends.
-#![allow(clippy::unwrap_used)]
-
-mod raft_support;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use raft_support::{TestCoordinator, config, leader, node, peers, start, wait_until};
 use tempfile::TempDir;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
@@ -17,6 +13,8 @@ use volley_common::wire::raft as wire;
 use volley_common::wire::raft::raft_client::RaftClient;
 use volley_coordinator::raft::Handle;
 use volley_coordinator::raft::rpc::network::STORE_HEADER;
+
+use crate::raft_support::{TestCoordinator, config, leader, node, peers, start, wait_until};
 
 struct HostileGroup {
     dir: TempDir,

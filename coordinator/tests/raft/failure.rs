@@ -1,5 +1,4 @@
 //! A disk that fails: nothing is acknowledged afterwards, and the failure handler is called.
-#![allow(clippy::unwrap_used)]
 
 use std::io;
 use std::sync::Arc;

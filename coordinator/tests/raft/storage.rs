@@ -1,5 +1,4 @@
 //! openraft's own storage test suite on this storage, and tests of what the suite does not cover.
-#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 

@@ -1,7 +1,4 @@
 //! Three coordinators: bootstrap, failures, restarts.
-#![allow(clippy::unwrap_used)]
-
-mod raft_support;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,15 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use raft_support::{
-    TestCoordinator, config, expect_nodes, leader, node, peers, propose_nodes, serve, start, wait_until,
-};
 use tempfile::TempDir;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{BeginWrite, RenewWrite};
 use volley_common::{Code, NodeId, clock};
 use volley_coordinator::raft::environment::RaftEnvironment;
 use volley_coordinator::raft::{Handle, RaftConfig};
+
+use crate::raft_support::{
+    TestCoordinator, config, expect_nodes, leader, node, peers, propose_nodes, serve, start, wait_until,
+};
 
 struct RaftTestCluster {
     dir: TempDir,
@@ -204,7 +202,7 @@ async fn shutdown_of_the_leader_transfers_leadership() {
     let mut seen = cluster.up[&follower].raft.watch_leader();
     cluster.up.remove(&first).unwrap().shut_down().await;
     let next = seen.wait_for(|leader| leader.is_some_and(|id| id != first));
-    tokio::time::timeout(raft_support::TIMEOUT, next).await.unwrap().unwrap();
+    tokio::time::timeout(crate::raft_support::TIMEOUT, next).await.unwrap().unwrap();
     cluster.expect(1..6).await;
 }
 

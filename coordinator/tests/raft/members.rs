@@ -1,17 +1,15 @@
 //! Coordinators are added, removed and replaced while others continue; recovery after a majority is lost permanently.
-#![allow(clippy::unwrap_used)]
-
-mod raft_support;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use raft_support::{TestCoordinator, config, expect_nodes, leader, peers, propose_nodes, start, wait_until};
 use tempfile::TempDir;
 use volley_common::Code;
 use volley_common::wire::raft as wire;
 use volley_coordinator::raft::Handle;
 use volley_coordinator::raft::membership::unsafe_recovery::{inspect, recover};
+
+use crate::raft_support::{TestCoordinator, config, expect_nodes, leader, peers, propose_nodes, start, wait_until};
 
 /// A cluster to which coordinators are added.
 struct GrowingCluster {
@@ -86,7 +84,7 @@ impl GrowingCluster {
 
 async fn decommissioned(raft: &Handle) -> String {
     let mut decommissioned = raft.watch_decommissioned();
-    let why = tokio::time::timeout(raft_support::TIMEOUT, decommissioned.wait_for(Option::is_some)).await;
+    let why = tokio::time::timeout(crate::raft_support::TIMEOUT, decommissioned.wait_for(Option::is_some)).await;
     why.expect("it learns that it was decommissioned").unwrap().clone().unwrap().message
 }
 
