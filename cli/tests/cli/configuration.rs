@@ -1,9 +1,8 @@
 //! Checks docs/configuration.md against the servers' settings. With `VOLLEY_UPDATE_DOCS=1` it writes the page instead:
 //!
 //! ```text
-//! VOLLEY_UPDATE_DOCS=1 cargo test -p volley --test configuration
+//! VOLLEY_UPDATE_DOCS=1 cargo test -p volley --test cli configuration::
 //! ```
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -35,7 +34,7 @@ members of both roles can share an environment; a key of the other role in a fil
 `VOLLEY_LOG` sets the log's level (`info`, or for example `info,volley_node=debug`), `VOLLEY_LOG_FORMAT` or `--log-format` its format (`text`, `json`), `VOLLEY_CONFIG` the configuration file.
 Examples of files are in `deploy/config/`.
 
-A test generates this page from the servers' flags and defaults (`cli/tests/configuration.rs`).
+A test generates this page from the servers' flags and defaults (`cli/tests/cli/configuration.rs`).
 ";
 
 /// The defaults of a configuration, by key.
@@ -96,7 +95,7 @@ fn settings_reference_is_up_to_date() {
     let written = std::fs::read_to_string(PAGE).unwrap_or_default();
     assert!(
         written == page,
-        "docs/configuration.md is out of date: VOLLEY_UPDATE_DOCS=1 cargo test -p volley --test configuration"
+        "docs/configuration.md is out of date: VOLLEY_UPDATE_DOCS=1 cargo test -p volley --test cli configuration::"
     );
 }
 

@@ -1,13 +1,11 @@
 //! Tests what shells and terminals get: completions, pages of man, colours.
-#![allow(clippy::unwrap_used, missing_docs)]
-
-mod support;
 
 use std::path::Path;
 use std::process::Command;
 
-use support::{DevProcess, one_error, volley};
 use tempfile::TempDir;
+
+use crate::support::{DevProcess, one_error, volley};
 
 fn ok(args: &[&str]) -> String {
     let output = volley(args).output().unwrap();

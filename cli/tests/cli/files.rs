@@ -1,7 +1,4 @@
 //! Files into tables and back, by the `volley` program against clusters of `volley dev`.
-#![allow(clippy::unwrap_used, missing_docs)]
-
-mod support;
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -9,8 +6,9 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::ipc::writer::FileWriter;
-use support::{DevProcess, one_error, volley};
 use tempfile::TempDir;
+
+use crate::support::{DevProcess, one_error, volley};
 
 /// Runs a command with an input that is a pipe.
 fn piped(dev: &DevProcess, args: &[&str], input: String) -> Output {

@@ -1,7 +1,4 @@
 //! The commands that look at tables, copy them, compare them and measure a cluster, against clusters of `volley dev`.
-#![allow(clippy::unwrap_used, missing_docs)]
-
-mod support;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,8 +8,9 @@ use arrow::array::{ArrayRef, Decimal128Array, DictionaryArray, IntervalMonthDayN
 use arrow::datatypes::{Int8Type, Int32Type, IntervalMonthDayNanoType};
 use arrow::ipc::writer::FileWriter;
 use serde_json::{Value, json};
-use support::{DevProcess, volley};
 use tempfile::TempDir;
+
+use crate::support::{DevProcess, volley};
 
 /// Rows with the columns `n` and `word`: `7,w7`.
 fn csv(path: &Path, numbers: impl Iterator<Item = u32>) -> String {

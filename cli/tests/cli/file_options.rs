@@ -1,10 +1,8 @@
 //! Options of files, by the `volley` program against clusters of `volley dev`.
-#![allow(clippy::unwrap_used, missing_docs)]
 
-mod support;
-
-use support::DevProcess;
 use tempfile::TempDir;
+
+use crate::support::DevProcess;
 
 #[test]
 fn compressed_files_are_put_and_written() {

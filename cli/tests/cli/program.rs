@@ -1,14 +1,12 @@
 //! Tests the `volley` program against clusters of `volley dev`.
-#![allow(clippy::unwrap_used, missing_docs)]
-
-mod support;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{DevProcess, one_error, sorted_lines, volley};
 use tempfile::TempDir;
+
+use crate::support::{DevProcess, one_error, sorted_lines, volley};
 
 const CSV: &str = "n,word,day\n1,one,2024-01-01\n2,,2024-01-02\n3,three,\n";
 

@@ -1,7 +1,4 @@
 //! Tests `volley login`, `context` and `logout` at a cluster without users; tests/python/test_contexts.py has one with users.
-#![allow(clippy::unwrap_used, missing_docs)]
-
-mod support;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -9,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use serde_json::Value;
-use support::{DevProcess, one_error, volley};
 use tempfile::TempDir;
+
+use crate::support::{DevProcess, one_error, volley};
 
 /// The settings of a user.
 struct UserSettings {

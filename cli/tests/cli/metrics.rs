@@ -2,9 +2,8 @@
 //! writes the page instead:
 //!
 //! ```text
-//! VOLLEY_UPDATE_DOCS=1 cargo test -p volley --test metrics
+//! VOLLEY_UPDATE_DOCS=1 cargo test -p volley --test cli metrics::
 //! ```
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -28,7 +27,7 @@ Counters (`_total`) begin with 0 at the start of a member; gauges are as of the 
 appears when something is recorded for the first time: a counter that is missing is 0. Labels have few values, and none is a text of a client: names of tables appear only with `metrics_tables`, those of the largest ones.
 `volley dev` runs several servers in one process, which share what they count.
 
-A test generates this page from the table in `common/src/telemetry/definitions/` (`cli/tests/metrics.rs`).
+A test generates this page from the table in `common/src/telemetry/definitions/` (`cli/tests/cli/metrics.rs`).
 ";
 
 fn page() -> String {
@@ -65,7 +64,7 @@ fn metrics_reference_is_up_to_date() {
     let written = fs::read_to_string(path).unwrap_or_default();
     assert!(
         written == page,
-        "docs/metrics.md is out of date: VOLLEY_UPDATE_DOCS=1 cargo test -p volley --test metrics"
+        "docs/metrics.md is out of date: VOLLEY_UPDATE_DOCS=1 cargo test -p volley --test cli metrics::"
     );
 }
 

@@ -1,9 +1,6 @@
 //! Tests what `volley` does with passwords and tokens before it connects.
-#![allow(clippy::unwrap_used, missing_docs)]
 
-mod support;
-
-use support::{one_error, volley};
+use crate::support::{one_error, volley};
 
 /// An address of a network that is reserved for documentation: nobody answers there.
 const ELSEWHERE: &str = "grpc://192.0.2.1:8815";

@@ -1,13 +1,11 @@
 //! Tests `volley dev --tls`.
-#![allow(clippy::unwrap_used, missing_docs)]
-
-mod support;
 
 use std::path::Path;
 use std::process::Output;
 
-use support::{DevProcess, one_error, volley};
 use tempfile::TempDir;
+
+use crate::support::{DevProcess, one_error, volley};
 
 fn with_ca(dev: &DevProcess, ca: &Path, args: &[&str]) -> Output {
     volley(args).env("VOLLEY_CLUSTER", &dev.address).env("VOLLEY_TLS_CA", ca).output().unwrap()

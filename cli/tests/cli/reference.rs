@@ -3,9 +3,8 @@
 //! instead:
 //!
 //! ```text
-//! VOLLEY_UPDATE_DOCS=1 cargo test -p volley --test reference
+//! VOLLEY_UPDATE_DOCS=1 cargo test -p volley --test cli reference::
 //! ```
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -27,7 +26,7 @@ whose names begin with a capital letter: those take the messages of their protoc
 
 In a cluster without users everybody may call all of them. `list_actions` gives the same list.
 
-A test generates this page from the coordinators' tables (`cli/tests/reference.rs`).
+A test generates this page from the coordinators' tables (`cli/tests/cli/reference.rs`).
 
 | action | needs | what it does |
 |---|---|---|
@@ -81,7 +80,10 @@ fn actions_reference_is_up_to_date() {
         return;
     }
     let is_same = fs::read_to_string(path).unwrap_or_default() == actions_page();
-    assert!(is_same, "docs/actions.md is out of date: VOLLEY_UPDATE_DOCS=1 cargo test -p volley --test reference");
+    assert!(
+        is_same,
+        "docs/actions.md is out of date: VOLLEY_UPDATE_DOCS=1 cargo test -p volley --test cli reference::"
+    );
 }
 
 #[test]

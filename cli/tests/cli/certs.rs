@@ -1,13 +1,11 @@
 //! Tests `volley certs` as a user types it; no cluster is needed.
-#![allow(clippy::unwrap_used, missing_docs)]
-
-mod support;
 
 use std::process::Command;
 
 use serde_json::Value;
-use support::{one_error, volley};
 use tempfile::TempDir;
+
+use crate::support::{one_error, volley};
 
 fn ok(folder: &TempDir, args: &[&str]) -> String {
     let output = volley(args).current_dir(folder.path()).output().unwrap();
