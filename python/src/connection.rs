@@ -61,13 +61,21 @@ fn invalid(py: Python<'_>) -> impl Fn(Error) -> PyErr + '_ {
     move |error| exception(py, &error)
 }
 
-async fn collected(client: Client, request: ReadRequest, options: FetchOptions, counter: RowCounter) -> Result<PyRows> {
+async fn collected(
+    client: Client,
+    request: ReadRequest,
+    options: FetchOptions,
+    counter: Option<RowCounter>,
+) -> Result<PyRows> {
     let plan = request.plan(&client).await?;
     let mut stream = client.fetch(plan, options)?;
     let schema = stream.schema.clone();
     let mut batches: Vec<RecordBatch> = Vec::new();
     while let Some(fetched) = stream.try_next().await? {
-        counter.add(&fetched.batch);
+        // The bytes of a mapped batch are found by reading some of it.
+        if let Some(counter) = &counter {
+            counter.add(&fetched.batch);
+        }
         batches.push(fetched.batch);
     }
     Ok(PyRows { schema, batches })
@@ -132,7 +140,8 @@ impl PyConnection {
         done: Option<Py<PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let (client, request) = (self.client(py)?, ReadRequest::parse(command).map_err(invalid(py))?);
-        let work = collected(client, request, fetch_options(streams, window_bytes), counter_of(counter));
+        let counter = counter.map(|counter| counter.get().clone());
+        let work = collected(client, request, fetch_options(streams, window_bytes), counter);
         perform(py, CallMode::new(py, timeout, done)?, work, |py, rows| Ok(Py::new(py, rows)?.into_any()))
     }
 
