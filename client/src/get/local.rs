@@ -62,7 +62,6 @@ pub(super) struct LocalReader<'a> {
     ticket: &'a Ticket,
     /// That of the FlightInfo.
     schema: &'a SchemaRef,
-    stream: Option<UnixStream>,
     /// The part that is requested next, and how many there are, once that is known.
     next_part: u32,
     ticket_parts: Option<u32>,
@@ -98,7 +97,6 @@ impl<'a> LocalReader<'a> {
             socket,
             ticket,
             schema,
-            stream: None,
             next_part: 0,
             ticket_parts: None,
             remaining_rows: None,
@@ -156,7 +154,7 @@ impl<'a> LocalReader<'a> {
     async fn request_parts(&mut self) -> Result<(), WireFallback> {
         let request = self.request().await?;
         let (local, path) = (&self.client.local, &self.socket.path);
-        let exchanged = match timeout(ANSWER_TIMEOUT, exchange(&mut self.stream, self.socket, &request)).await {
+        let exchanged = match timeout(ANSWER_TIMEOUT, exchange(self.socket, &request)).await {
             Ok(exchanged) => exchanged,
             Err(_) => {
                 let error = Error::unavailable(format!("no answer by the local socket within {ANSWER_TIMEOUT:?}"));
@@ -213,18 +211,15 @@ impl<'a> LocalReader<'a> {
     }
 }
 
-/// Sends a request over the connection, which is made if there is none, and receives its reply.
+/// Sends a request over a new connection, and receives its reply. The reader may need the next reply much later: meanwhile it
+/// holds no connection.
 async fn exchange(
-    stream: &mut Option<UnixStream>,
     socket: &LocalSocket,
     request: &LocalReadRequest,
 ) -> Result<(LocalReadReply, Vec<OwnedFd>), WireFallback> {
-    let stream = match stream {
-        Some(stream) => stream,
-        None => stream.insert(connect(socket).await?),
-    };
-    send_frame(stream, request, &[]).await.map_err(broken)?;
-    let reply = receive_frame::<LocalReadReply>(stream, MAX_REPLY).await.map_err(broken)?;
+    let stream = connect(socket).await?;
+    send_frame(&stream, request, &[]).await.map_err(broken)?;
+    let reply = receive_frame::<LocalReadReply>(&stream, MAX_REPLY).await.map_err(broken)?;
     reply.ok_or_else(|| broken(io::ErrorKind::UnexpectedEof.into()))
 }
 
