@@ -30,6 +30,34 @@ reads = db.local_reads
 print(pc.sum(table.to_arrow()["c3"]).as_py(), reads["rows"], sum(reads["fallbacks"].values()), grown)
 """
 
+#: Reads all values of the table, waits for a line, and prints how many KiB of the nodes' files are in memory, and its share of them.
+HOLDER = """
+import sys
+import pyarrow.compute as pc
+import volley
+
+def mapped():
+    of_part, resident, share = False, 0, 0
+    with open("/proc/self/smaps") as smaps:
+        for line in smaps:
+            words = line.split()
+            if not words[0].endswith(":"):
+                of_part = "/parts/" in line
+            elif of_part and words[0] == "Rss:":
+                resident += int(words[1])
+            elif of_part and words[0] == "Pss:":
+                share += int(words[1])
+    return resident, share
+
+table = volley.connect(sys.argv[1], timeout=30).get("t").to_arrow()
+for name in table.column_names:
+    pc.sum(table[name])
+print("read", flush=True)
+sys.stdin.readline()
+print(*mapped(), flush=True)
+sys.stdin.readline()
+"""
+
 
 @pytest.fixture(scope="module")
 def local(request):
@@ -88,3 +116,22 @@ def test_setting_is_auto_or_never(local):
     with pytest.raises(volley.InvalidArgument, match="local is \"always\": give auto or never"):
         volley.connect(cluster.address(cluster.coordinators[0]), local="always")
 
+
+def test_processes_share_one_copy(local):
+    cluster, _ = local
+    address, size = cluster.address(cluster.coordinators[0]), 16 * 8 * ROWS
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    readers = [subprocess.Popen([sys.executable, "-c", HOLDER, address], **pipes) for _ in range(4)]
+    try:
+        assert [reader.stdout.readline() for reader in readers] == ["read\n"] * 4
+        measured = []
+        for reader in readers:
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            measured.append([1024 * int(word) for word in reader.stdout.readline().split()])
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.wait()
+    assert all(resident > 0.9 * size for resident, _ in measured), measured
+    assert sum(share for _, share in measured) < 1.1 * size, measured
