@@ -58,7 +58,7 @@ pub fn client_settings(json: &str) -> Result<ClientBuilder> {
         server_name: settings.tls_server_name,
     };
     let login = login.allow_plaintext(settings.plaintext_login);
-    Ok(Client::builder().addresses(&settings.addresses).tls(tls).login(login))
+    Ok(Client::builder().addresses(&settings.addresses).tls(tls).login(login).traceparent_of_environment())
 }
 
 /// What is read.

@@ -56,7 +56,8 @@ pub mod whoami;
 pub async fn connect(cluster: &str, tls: &ClientTls, login: &ClientLoginArgs) -> Result<Client> {
     secret_arguments::check_address(cluster)?;
     let login = login.login(cluster, tls).await?;
-    Client::connect_as(cluster, tls.clone(), login).await.map_err(|mut error| {
+    let client = Client::builder().address(cluster).tls(tls.clone()).login(login).traceparent_of_environment();
+    client.connect().await.map_err(|mut error| {
         if error.code == Code::Unavailable {
             error.message += failure::unreachable_hint(cluster);
         }

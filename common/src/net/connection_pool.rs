@@ -7,11 +7,11 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hyper::body::Incoming;
-use tonic::transport::Channel;
 
 use super::address_map::AddressMap;
 use super::connector::Connector;
 use super::failover::Failover;
+use super::member_channel::MemberChannel;
 use super::member_connections::{MemberConnections, SendError};
 use super::member_health::{HealthRank, MemberHealth};
 use crate::fairness::CallerKey;
@@ -31,9 +31,9 @@ const MAX_MEMBERS: usize = 4096;
 pub struct ConnectionPool {
     settings: &'static ClientSettings,
     connector: Connector,
-    channels: Arc<AddressMap<Channel>>,
+    channels: Arc<AddressMap<MemberChannel>>,
     /// Those that accept only a coordinator, if members have TLS.
-    coordinator_channels: Arc<AddressMap<Channel>>,
+    coordinator_channels: Arc<AddressMap<MemberChannel>>,
     /// One map for each of [`RELAY_CLASSES`].
     connections: Arc<[AddressMap<Arc<MemberConnections>>; RELAY_CLASSES.len()]>,
     budget: RelayBudget,
@@ -116,7 +116,7 @@ impl ConnectionPool {
     ///
     /// # Errors
     /// INVALID_ARGUMENT: `addr` is not `HOST:PORT`.
-    pub fn channel(&self, addr: &str) -> Result<Channel> {
+    pub fn channel(&self, addr: &str) -> Result<MemberChannel> {
         self.channels.get_or_insert(addr, || self.connector.channel(self.settings, addr))
     }
 
@@ -125,7 +125,7 @@ impl ConnectionPool {
     ///
     /// # Errors
     /// INVALID_ARGUMENT: `addr` is not `HOST:PORT`.
-    pub fn coordinator_channel(&self, addr: &str) -> Result<Channel> {
+    pub fn coordinator_channel(&self, addr: &str) -> Result<MemberChannel> {
         if !self.connector.is_tls() {
             return self.channel(addr);
         }

@@ -10,9 +10,9 @@ use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tonic::transport::Channel;
 use tower::ServiceExt;
 
+use super::member_channel::MemberChannel;
 use crate::Result;
 use crate::http2::settings::ClientSettings;
 use crate::tls::client::ClientConnector;
@@ -107,12 +107,12 @@ impl Connector {
     ///
     /// # Errors
     /// INVALID_ARGUMENT: `addr` is not an address.
-    pub fn channel(&self, settings: &ClientSettings, addr: &str) -> Result<Channel> {
+    pub fn channel(&self, settings: &ClientSettings, addr: &str) -> Result<MemberChannel> {
         let endpoint = settings.endpoint(self.scheme(), addr)?;
-        Ok(match self.is_tls() {
+        Ok(MemberChannel::new(match self.is_tls() {
             true => endpoint.connect_with_connector_lazy(self.service(addr, settings.connect_timeout)),
             false => endpoint.connect_lazy(),
-        })
+        }))
     }
 
     /// A channel that is connected to `addr`, HOST:PORT.
@@ -123,12 +123,13 @@ impl Connector {
         &self,
         settings: &ClientSettings,
         addr: &str,
-    ) -> Result<Result<Channel, tonic::transport::Error>> {
+    ) -> Result<Result<MemberChannel, tonic::transport::Error>> {
         let endpoint = settings.endpoint(self.scheme(), addr)?;
-        Ok(match self.is_tls() {
+        let connected = match self.is_tls() {
             true => endpoint.connect_with_connector(self.service(addr, settings.connect_timeout)).await,
             false => endpoint.connect().await,
-        })
+        };
+        Ok(connected.map(MemberChannel::new))
     }
 
     /// A connection to `addr`, HOST:PORT, within `limit`, the handshake included.

@@ -18,10 +18,10 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::body::Body;
-use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
 use super::connector::Connector;
+use super::member_channel::MemberChannel;
 use crate::http2::SilenceWatch;
 use crate::http2::settings::ClientSettings;
 use crate::telemetry::GaugeGuard;
@@ -56,7 +56,7 @@ pub struct MemberHealth {
     state: Mutex<HealthState>,
     verdict: watch::Sender<Verdict>,
     /// Held during a probe, so that concurrent calls share it; the connection of the probes.
-    prober: tokio::sync::Mutex<Option<Channel>>,
+    prober: tokio::sync::Mutex<Option<MemberChannel>>,
 }
 
 #[derive(Default)]
@@ -258,7 +258,7 @@ impl MemberHealth {
         }
     }
 
-    async fn send_probe(&self, channel: &mut Option<Channel>) -> Result<(), ProbeFailure> {
+    async fn send_probe(&self, channel: &mut Option<MemberChannel>) -> Result<(), ProbeFailure> {
         let connected = match channel.take() {
             Some(connected) => connected,
             None => match self.connector.channel(self.settings, &self.addr) {

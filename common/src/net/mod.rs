@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`connection_pool`] | all connections of a process, by `HOST:PORT`; calls with fail-over, hedging and a breaker |
 //! | [`connector`] | dials: plaintext, TLS between members, TLS of a client |
+//! | `member_channel` | a tonic channel, which passes traces on |
 //! | [`failover`] | which of several members is tried next |
 //! | [`member_health`] | whether a member answers |
 //! | [`address_map`] | one shared value for each address |
@@ -12,6 +13,7 @@ pub mod address_map;
 pub mod connection_pool;
 pub mod connector;
 pub mod failover;
+mod member_channel;
 mod member_connections;
 pub mod member_health;
 
@@ -22,4 +24,5 @@ pub use address_map::AddressMap;
 pub use connection_pool::{Attempt, ConnectionPool};
 pub use connector::{Connector, ExpectedMember};
 pub use failover::{Failover, was_not_handled};
+pub use member_channel::MemberChannel;
 pub use member_connections::SendError;

@@ -14,9 +14,8 @@ use futures::{Stream, StreamExt, stream};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Streaming;
-use tonic::transport::Channel;
 use volley_common::http2::SilenceWatch;
-use volley_common::net::ConnectionPool;
+use volley_common::net::{ConnectionPool, MemberChannel};
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::catalog::Node;
 use volley_common::wire::cluster::node_client::NodeClient;
@@ -156,7 +155,7 @@ impl Stream for TaskOrders {
     }
 }
 
-fn worker_client(pool: &ConnectionPool, addr: &str) -> Result<NodeClient<Channel>> {
+fn worker_client(pool: &ConnectionPool, addr: &str) -> Result<NodeClient<MemberChannel>> {
     let client = NodeClient::new(pool.channel(addr)?);
     Ok(client.max_decoding_message_size(MAX_PEER_MESSAGE).max_encoding_message_size(MAX_PEER_MESSAGE))
 }
