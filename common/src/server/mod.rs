@@ -16,7 +16,7 @@
 //! | [`health`], [`reflection`] | gRPC health and gRPC reflection |
 //! | [`serve`] | the HTTP/2 server loop |
 //! | [`limits_config`] | the settings of connections, streams, headers and calls |
-//! | [`log`] | the log on standard error |
+//! | [`log`], [`log_format`] | the log on standard error, and its lines |
 //! | [`otlp_config`], [`otlp_headers`], [`trace_export`] | the settings of traces, and their export by OTLP |
 
 pub mod audit;
@@ -29,6 +29,7 @@ pub mod identity_config;
 pub mod lifecycle;
 pub mod limits_config;
 pub mod log;
+pub mod log_format;
 pub mod otlp_config;
 pub mod otlp_headers;
 pub mod process;

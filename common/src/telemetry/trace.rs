@@ -1,5 +1,5 @@
-//! Traces of calls ([ADR 20](../../../docs/adr/0020-traces.md)): the span of a call that a member serves, those of its steps, and what
-//! is passed on to other members: W3C `traceparent`, and the id of the request.
+//! Traces of calls (docs/adr/0020-traces.md): the span of a call that a member serves, those of its steps, and what is passed on to
+//! other members: W3C `traceparent`, and the id of the request.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -37,6 +37,8 @@ pub const TRACEPARENT_HEADER: &str = "traceparent";
 const TRACESTATE_HEADER: &str = "tracestate";
 /// The header by which a client names its call.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
+/// What begins the paths of calls that only members make. Health checks, which calls wait for, are no step of a call.
+const MEMBER_SERVICES: &str = "/volley.";
 /// A longer name of a call is in no span and no error.
 const MAX_REQUEST_ID: usize = 128;
 
@@ -69,8 +71,10 @@ pub fn begin_call(port: CallPort, path: &str, headers: &HeaderMap) -> Context {
     }
     let Some(tracer) = TRACER.get() else { return context };
     let parent = TraceContextPropagator::new().extract_with_context(&context, &HeaderExtractor(headers));
-    let may_begin = port == CallPort::Flight && path.starts_with(FLIGHT_SERVICE);
-    if !may_begin && !parent.span().span_context().is_valid() {
+    let is_flight = path.starts_with(FLIGHT_SERVICE);
+    let may_begin = port == CallPort::Flight && is_flight;
+    let is_step = parent.span().span_context().is_valid() && (is_flight || path.starts_with(MEMBER_SERVICES));
+    if !may_begin && !is_step {
         return context;
     }
     let mut attributes = vec![
@@ -128,6 +132,22 @@ pub fn inject(headers: &mut HeaderMap) {
 /// The same future, in the context that is current now: for a task that does something for a call.
 pub fn carry<F: Future>(future: F) -> WithContext<F> {
     future.with_current_context()
+}
+
+/// The context of a call, kept for what is done for it later, where another one or none is current.
+#[derive(Clone, Debug, Default)]
+pub struct KeptContext(Context);
+
+impl KeptContext {
+    /// The current one.
+    pub fn current() -> Self {
+        KeptContext(Context::current())
+    }
+
+    /// The same future, in this context.
+    pub fn carry<F: Future>(&self, future: F) -> WithContext<F> {
+        future.with_context(self.0.clone())
+    }
 }
 
 /// Adds an attribute to the current span, if it is sampled.

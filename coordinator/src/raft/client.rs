@@ -10,6 +10,7 @@ use prost::Message;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Status};
 use volley_common::net::was_not_handled;
+use volley_common::telemetry::trace::CallSpan;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::catalog::{Command, Reply, command, reply};
 use volley_common::wire::cluster::coordinator_client::CoordinatorClient;
@@ -66,6 +67,10 @@ impl RaftContext {
     /// See [`Handle::propose_local`](super::handle::Handle::propose_local).
     pub async fn propose_local(&self, mut command: Command) -> Result<Reply> {
         command.now_ms = self.now_ms();
+        CallSpan::begin("raft.commit").run(self.commit(command)).await
+    }
+
+    async fn commit(&self, command: Command) -> Result<Reply> {
         match self.raft.client_write(LogCommand(command.into())).await {
             Ok(written) => Ok(written.data.0),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
