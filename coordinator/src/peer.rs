@@ -18,6 +18,7 @@ use volley_common::identity::{Access, Authenticator, Identified, Secret};
 use volley_common::options::{Options, check_filter};
 use volley_common::server::audit::{AuditEvent, AuditKind, AuditLog, UnidentifiedCall, request_id};
 use volley_common::server::serve::PeerAddress;
+use volley_common::telemetry::trace::note;
 use volley_common::tls::{Caller, MemberRole};
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::catalog::{Role, WriteOutcome};

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
 
+use futures::FutureExt;
 use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::{LinearizerOption, ReadPolicy};
 use prost::Message;
@@ -67,7 +68,8 @@ impl RaftContext {
     /// See [`Handle::propose_local`](super::handle::Handle::propose_local).
     pub async fn propose_local(&self, mut command: Command) -> Result<Reply> {
         command.now_ms = self.now_ms();
-        CallSpan::begin("raft.commit").run(self.commit(command)).await
+        // Boxed for the same reason as the request of a read index.
+        CallSpan::begin("raft.commit").run(self.commit(command).boxed()).await
     }
 
     async fn commit(&self, command: Command) -> Result<Reply> {

@@ -197,7 +197,7 @@ impl PartCopier {
             }
             let span = CallSpan::begin("copy.fetch").with("volley.part", || id.to_string());
             let span = span.with("volley.source", || source.clone());
-            let outcome = match span.run(self.copy_from(job, &source, &mut partial, stop)).await {
+            let outcome = match span.run(self.copy_from(job, &source, &mut partial, stop).boxed()).await {
                 Err(_) if stop.is_cancelled() => return Err(cancelled(id)),
                 outcome => outcome.map_err(|error| if other_may_help(&error) { error.at(&source) } else { error }),
             };

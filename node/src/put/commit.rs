@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use volley_common::ipc::schema::schema_message;
@@ -38,7 +38,7 @@ pub async fn execute(
     let replicator = PartReplicator::new(write.context.clone(), write.plan.clone(), write.table.components().to_vec());
     let execution = Arc::new(WriteExecution { write, replicator });
     match execution.write_and_replicate(writing, &mut sealed).await {
-        Ok(()) => match CallSpan::begin("put.commit").run(execution.clone().commit()).await {
+        Ok(()) => match CallSpan::begin("put.commit").run(execution.clone().commit().boxed()).await {
             Ok(outcome) => Ok(outcome),
             Err(error) => Err(execution.settle_failed_commit(error).await),
         },

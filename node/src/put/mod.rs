@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 use arrow_flight::FlightData;
 use bytes::Bytes;
-use futures::Stream;
+use futures::{FutureExt, Stream};
 use http::Request;
 use http::request::Parts;
 use hyper::body::Incoming;
@@ -159,7 +159,8 @@ async fn run(
     let caller = AssertedCaller::client(access.clone(), context.cluster.clone()).named_by(headers.as_ref());
     let (audit, table) = (context.audit.clone(), handshake.request.name.clone());
     note("volley.table", || table.to_string());
-    let planned = CallSpan::begin("put.begin").run(plan::begin(context.clone(), &handshake, &caller, target)).await;
+    let planning = plan::begin(context.clone(), &handshake, &caller, target).boxed();
+    let planned = CallSpan::begin("put.begin").run(planning).await;
     let is_planned = planned.is_ok();
     let outcome = match planned {
         Ok(planned) => write_rows(context, handshake, planned, input, acks).await,

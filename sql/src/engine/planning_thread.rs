@@ -28,8 +28,9 @@ where
 {
     let (mut reply, planned) = oneshot::channel();
     let runtime = Handle::current();
-    let planning = carry(catch_panic(planning).map(Result::flatten));
+    let planning = carry(planning);
     spawn_blocking(move || {
+        let planning = catch_panic(planning).map(Result::flatten);
         let ended = runtime.block_on(async {
             tokio::select! {
                 biased;
