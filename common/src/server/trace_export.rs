@@ -1,6 +1,10 @@
 //! The export of traces by OTLP: a task takes the spans that have ended from their queue, and sends them to the collector, many at a
 //! time. A collector that is away or hangs costs the spans, which are counted, and one line of the log.
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};

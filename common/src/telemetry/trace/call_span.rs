@@ -32,7 +32,7 @@ impl CallSpan {
         self
     }
 
-    /// Does the step: what it does, and calls, belongs to it. An error is the span's status.
+    /// Does the step: what it does, and calls, belongs to it. The code of an error is the span's status.
     ///
     /// # Errors
     /// Those of `work`.
@@ -40,7 +40,8 @@ impl CallSpan {
         let Some(context) = &self.0 else { return work.await };
         let outcome = work.with_context(context.clone()).await;
         if let Err(error) = &outcome {
-            context.span().set_status(Status::error(format!("{:?}: {}", error.code, error.message)));
+            // The log has its text, which may name what a collector must not know.
+            context.span().set_status(Status::error(format!("{:?}", error.code)));
         }
         outcome
     }
