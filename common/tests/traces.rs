@@ -47,7 +47,7 @@ async fn commit(parent: &str) -> Result<()> {
 
 #[tokio::test]
 async fn spans_of_a_call_form_a_tree_and_reach_other_members() {
-    let (queue, mut spans) = SpanQueue::new();
+    let (queue, mut spans) = SpanQueue::channel();
     let provider = SdkTracerProvider::builder().with_span_processor(queue).build();
     trace::install_tracer(provider.tracer("test"));
 

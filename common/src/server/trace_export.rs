@@ -71,7 +71,7 @@ impl TraceExport {
             ])
             .build();
         exporter.set_resource(&resource);
-        let (queue, spans) = SpanQueue::new();
+        let (queue, spans) = SpanQueue::channel();
         let of_ratio = Sampler::TraceIdRatioBased(config.otlp_sampling_ratio);
         let provider = SdkTracerProvider::builder()
             .with_span_processor(queue)

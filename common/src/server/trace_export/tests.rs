@@ -39,7 +39,7 @@ fn config(endpoint: String, headers: Option<&Path>) -> OtlpConfig {
 fn export_of(config: &OtlpConfig, waiting: usize) -> SpanExport {
     let collector = config.collector().unwrap().unwrap();
     let exporter = exporter(config, &collector).unwrap();
-    let (queue, spans) = SpanQueue::new();
+    let (queue, spans) = SpanQueue::channel();
     let tracer = SdkTracerProvider::builder().with_span_processor(queue).build().tracer("test");
     for _ in 0..waiting {
         drop(SpanBuilder::from_name("span").start_with_context(&tracer, &Context::new()));

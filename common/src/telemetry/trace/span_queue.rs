@@ -40,7 +40,7 @@ pub struct SpanQueue(mpsc::Sender<SpanData>);
 
 impl SpanQueue {
     /// The queue, and the end where they are taken.
-    pub fn new() -> (SpanQueue, mpsc::Receiver<SpanData>) {
+    pub fn channel() -> (SpanQueue, mpsc::Receiver<SpanData>) {
         SpanQueue::with_room_for(QUEUED_SPANS)
     }
 
