@@ -24,6 +24,8 @@ mod commands;
 #[cfg(test)]
 mod commands_page;
 mod contexts;
+#[cfg(test)]
+mod documented_commands;
 mod formats;
 mod output;
 mod progress;
