@@ -43,9 +43,9 @@
 use std::sync::Arc;
 
 use arrow_flight::flight_service_client::FlightServiceClient;
+use http::HeaderValue;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Channel;
-use volley_common::net::ConnectionPool;
+use volley_common::net::{ConnectionPool, MemberChannel};
 
 use address::EndpointLocation;
 use local_reads::LocalReads;
@@ -96,7 +96,7 @@ pub const MAX_MESSAGE: usize = 512 << 20;
 #[derive(Clone)]
 pub struct Client {
     /// The connection to `address`.
-    channel: Channel,
+    channel: MemberChannel,
     address: Arc<str>,
     /// The other addresses that the client was given, `HOST:PORT`, for calls that the first does not answer.
     others: Arc<[String]>,
@@ -115,6 +115,8 @@ pub struct Client {
     writes: TaskTracker,
     /// Of a client for one call: the call's id.
     request_id: Option<RequestId>,
+    /// The span to which the spans of all calls belong.
+    traceparent: Option<HeaderValue>,
 }
 
 fn uri_of(address: &str, is_tls: bool) -> String {
@@ -157,7 +159,12 @@ impl Client {
 
     /// The original connection.
     fn own_channel(&self) -> ClientChannel {
-        ClientChannel::new(self.channel.clone(), self.session.clone(), self.request_id.clone())
+        self.channel_on(self.channel.clone())
+    }
+
+    /// The channel of this client's calls over a connection.
+    fn channel_on(&self, channel: MemberChannel) -> ClientChannel {
+        ClientChannel::new(channel, self.session.clone(), self.request_id.clone(), self.traceparent.clone())
     }
 
     /// The client at one of its addresses, and only there.
@@ -220,7 +227,7 @@ impl Client {
                 self.pool_of(location).channel(address)?
             }
         };
-        Ok(ClientChannel::new(channel, self.session.clone(), self.request_id.clone()))
+        Ok(self.channel_on(channel))
     }
 
     /// Whether a location may be used: one without TLS neither if this client connected by TLS, nor if the credential would

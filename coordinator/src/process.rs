@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use tokio::runtime::Builder;
 use volley_common::Result;
+use volley_common::server::ServerConfig;
 use volley_common::server::process::{self, ServerRole};
 use volley_common::tls::MemberRole;
 
@@ -34,6 +35,10 @@ impl ServerRole for CoordinatorRole {
         config.server.load_tls(MemberRole::Coordinator, Some(config.id))?.check_validity()?;
         check_administrator_files(config.bootstrap_admin_file.as_deref(), config.reset_admin_file.as_deref())?;
         config.server.identity_rules().map(drop)
+    }
+
+    fn server_config(config: &CoordinatorConfig) -> &ServerConfig {
+        &config.server
     }
 
     async fn start(config: CoordinatorConfig) -> Result<RunningCoordinator> {

@@ -1,5 +1,5 @@
 //! Local reads: hands the files of a ticket's parts to a client on this machine, which maps them
-//! ([ADR 19](../../docs/adr/0019-local-reads.md)).
+//! ([ADR 22](../../docs/adr/0022-local-reads.md)).
 //!
 //! The client presents its credential and a signed ticket, which are checked as those of a DoGet are. A descriptor gives a whole
 //! part. So there are none for a ticket whose rows are selected here, and none for a principal that may not read all columns: such

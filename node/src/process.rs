@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use volley_common::Result;
+use volley_common::server::ServerConfig;
 use volley_common::server::process::{self, ServerRole};
 use volley_common::tls::MemberRole;
 
@@ -25,6 +26,10 @@ impl ServerRole for NodeRole {
     fn check_files(config: &NodeConfig) -> Result<()> {
         config.server.load_tls(MemberRole::Node, None)?.check_validity()?;
         config.server.identity_rules().map(drop)
+    }
+
+    fn server_config(config: &NodeConfig) -> &ServerConfig {
+        &config.server
     }
 
     async fn start(config: NodeConfig) -> Result<RunningNode> {

@@ -60,7 +60,8 @@ pub fn client_settings(json: &str) -> Result<ClientBuilder> {
     };
     let login = login.allow_plaintext(settings.plaintext_login);
     let local = settings.local.as_deref().map_or(Ok(LocalMode::default()), str::parse)?;
-    Ok(Client::builder().addresses(&settings.addresses).tls(tls).login(login).local(local))
+    let client = Client::builder().addresses(&settings.addresses).tls(tls).login(login);
+    Ok(client.local(local).traceparent_of_environment())
 }
 
 /// What is read.

@@ -59,7 +59,8 @@ const LOCAL_VAR: &str = "VOLLEY_LOCAL";
 pub async fn connect(cluster: &str, tls: &ClientTls, login: &ClientLoginArgs) -> Result<Client> {
     secret_arguments::check_address(cluster)?;
     let login = login.login(cluster, tls).await?;
-    let client = Client::builder().address(cluster).tls(tls.clone()).login(login).local(local_mode()?);
+    let client = Client::builder().address(cluster).tls(tls.clone()).login(login);
+    let client = client.local(local_mode()?).traceparent_of_environment();
     client.connect().await.map_err(|mut error| {
         if error.code == Code::Unavailable {
             error.message += failure::unreachable_hint(cluster);

@@ -1,4 +1,4 @@
-//! The rows of a part whose file a reader on the node's machine has mapped (docs/adr/0019-local-reads.md). Arrays of uncompressed
+//! The rows of a part whose file a reader on the node's machine has mapped (docs/adr/0022-local-reads.md). Arrays of uncompressed
 //! parts are the memory of the mapping: no value is read or copied before somebody uses it.
 //!
 //! A node's own readers are other ones: they check that the file is unchanged, and fault its pages in (docs/adr/0006-sigbus.md).
@@ -63,7 +63,7 @@ impl MappedPart {
         // SAFETY: a part's file never changes after its rename (ARCHITECTURE.md, Invariants), and slices keep the mapping alive.
         // The caller got the descriptor from a process of the user that its cluster names, whom it trusts not to break that.
         // What an operator does to the file is no promise that this can make: one that is truncated ends the process by SIGBUS
-        // (docs/adr/0019-local-reads.md).
+        // (docs/adr/0022-local-reads.md).
         let mapping = unsafe { Mmap::map(file) }.map_err(failed)?;
         let mut trusted = UnsafeFlag::new();
         // SAFETY: the node has validated all values when they were put, and the checksum of the file since: it hands only the

@@ -1,5 +1,5 @@
 //! Reads on a node's own machine: the node hands the files of parts over a Unix-domain socket, and the reader maps them
-//! ([ADR 19](../../../docs/adr/0019-local-reads.md)).
+//! ([ADR 22](../../../docs/adr/0022-local-reads.md)).
 //!
 //! A connection begins with [`PREFACE`], which the node answers with a `LocalHello`. Then each `LocalReadRequest` is answered by a
 //! `LocalReadReply`, with a descriptor for each part in it. All messages are [`frames`].

@@ -33,10 +33,9 @@ use self::rotation::RotatingFile;
 use self::share::{AuditShare, UnidentifiedRate};
 use self::writer::{AuditQueue, AuditSink, StandardErrorSink};
 use crate::identity::Access;
+pub use crate::telemetry::trace::REQUEST_ID_HEADER;
 use crate::{Code, Error, Result, clock};
 
-/// The header by which a client names its call in the audit log.
-pub const REQUEST_ID_HEADER: &str = "x-request-id";
 /// Events of principals that wait to be written; further ones are dropped and counted. Those of administration, and of callers
 /// without identity, have places of their own.
 const QUEUED_EVENTS: usize = 10_000;

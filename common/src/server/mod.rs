@@ -16,7 +16,8 @@
 //! | [`health`], [`reflection`] | gRPC health and gRPC reflection |
 //! | [`serve`] | the HTTP/2 server loop |
 //! | [`limits_config`] | the settings of connections, streams, headers and calls |
-//! | [`log`] | the log on standard error |
+//! | [`log`], [`log_format`] | the log on standard error, and its lines |
+//! | [`otlp_config`], [`otlp_headers`], [`trace_export`] | the settings of traces, and their export by OTLP |
 
 pub mod audit;
 pub mod config;
@@ -28,17 +29,22 @@ pub mod identity_config;
 pub mod lifecycle;
 pub mod limits_config;
 pub mod log;
+pub mod log_format;
+pub mod otlp_config;
+pub mod otlp_headers;
 pub mod process;
 pub mod reflection;
 pub mod serve;
 pub mod server_config;
 pub mod sockets;
 pub mod tls_config;
+pub mod trace_export;
 
 pub use exposure::ExposureKind;
 pub use identity_config::IdentityConfig;
 pub use lifecycle::Lifecycle;
 pub use limits_config::LimitsConfig;
+pub use otlp_config::OtlpConfig;
 pub use process::{RunningServer, StopSignals};
 pub use server_config::{ServerArgs, ServerConfig};
 pub use sockets::{BoundListener, PreboundSockets, ServerAddresses, ServerSockets};

@@ -76,6 +76,8 @@ pub struct ServerLimits {
     pub opening: Duration,
     /// How long connections may continue after the shutdown began; the remaining streams are ended shortly before.
     pub drain: Duration,
+    /// Whether calls without a name get one, and errors end with the names of their calls.
+    pub names_calls: bool,
 }
 
 impl ServerLimits {
@@ -87,6 +89,7 @@ impl ServerLimits {
             header_bytes: settings::HEADER_LIST,
             opening: OPENING_TIMEOUT,
             drain: Duration::from_secs(10),
+            names_calls: false,
             connections: 0,
             connections_per_address: 0,
         }
@@ -311,7 +314,8 @@ async fn serve_http2<S: Http2Service>(
             request.extensions_mut().insert(caller.clone());
         }
         let (service, end_streams) = (service.clone(), end_streams.clone());
-        respond_until(ServedCall::new(&request, port), respond(service, request, port), end_streams)
+        let served = ServedCall::new(&mut request, port, limits.names_calls);
+        respond_until(served, respond(service, request, port), end_streams)
     });
     let mut connection = Box::pin(http.serve_connection(TokioIo::new(stream), service));
     tokio::select! {

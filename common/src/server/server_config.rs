@@ -10,6 +10,7 @@ use super::audit::AuditLog;
 use super::config::one_or_many;
 use super::identity_config::{IdentityArgs, IdentityConfig};
 use super::log::LogFormat;
+use super::otlp_config::{OtlpArgs, OtlpConfig};
 use super::tls_config::{ServerTls, TlsArgs, TlsConfig};
 use crate::http2::relay_budget::{MIN_RELAY_MEMORY, RELAY_MEMORY};
 use crate::identity::IdentityRules;
@@ -52,6 +53,9 @@ pub struct ServerConfig {
     /// How callers are identified, and what is recorded of them.
     #[serde(flatten)]
     pub identity: IdentityConfig,
+    /// Where traces are exported.
+    #[serde(flatten)]
+    pub otlp: OtlpConfig,
 }
 
 impl ServerConfig {
@@ -70,6 +74,7 @@ impl ServerConfig {
             limits: LimitsConfig::default(),
             tls: TlsConfig::default(),
             identity: IdentityConfig::default(),
+            otlp: OtlpConfig::default(),
         }
     }
 
@@ -86,6 +91,7 @@ impl ServerConfig {
         listen::check_listen("--http-listen", &self.http_listen, self.insecure || tls.is_http_tls())?;
         self.check_distinct_addresses()?;
         self.identity.check()?;
+        self.otlp.check(self.insecure)?;
         if self.request_timeout_ms == 0 {
             return Err(Error::invalid("request_timeout_ms must be at least 1"));
         }
@@ -249,6 +255,10 @@ pub struct ServerArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub identity: IdentityArgs,
+    /// Where traces are exported.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub otlp: OtlpArgs,
 }
 
 #[cfg(test)]

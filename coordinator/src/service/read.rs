@@ -19,6 +19,7 @@ use volley_common::listen::host_port;
 use volley_common::net::ConnectionPool;
 use volley_common::net::member_health::HealthRank;
 use volley_common::options::{Options, TableRequest};
+use volley_common::telemetry::trace::note;
 use volley_common::ticket::{TicketKey, TicketSigner};
 use volley_common::wire::catalog::{Compression, DescriptorKind, Node, Table, TableLayout, TableSpec};
 use volley_common::wire::cluster::{Columns, PartFilter, Ticket};
@@ -317,6 +318,8 @@ impl ReadService {
         };
         let is_shareable = target.layout.spec.as_ref().is_some_and(|spec| spec.shareable_tickets);
         access.bind_ticket(&mut ticket, is_shareable);
+        note("volley.flight", || format!("{:016x}", ticket.flight));
+        note("volley.version", || target.version as i64);
         target.key.signer(&ticket)
     }
 }

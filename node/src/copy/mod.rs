@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use volley_common::net::{ConnectionPool, Failover};
+use volley_common::telemetry::trace::{CallSpan, carry};
 use volley_common::wire::catalog;
 use volley_common::wire::cluster::{CopyPart, HeldPart};
 use volley_common::{Code, Error, PartId, Result, TableName};
@@ -159,14 +160,14 @@ impl PartCopier {
     /// Runs a copy, whose part is among those that are received once it is no more among those that are copied.
     fn spawn(&self, id: PartId, copying: impl Future<Output = Result<HeldPart>> + Send + 'static) -> CopyOutcome {
         let copier = self.clone();
-        let task = tokio::spawn(async move {
+        let task = tokio::spawn(carry(async move {
             let copied = {
                 // Removed also if the copy panics: the next order copies the part again.
                 let _running = RemoveRunning { copier: &copier, id };
                 copying.await
             };
             copied.map(|held| copier.0.received.add(held))
-        });
+        }));
         let outcome =
             async move { task.await.unwrap_or_else(|e| Err(Error::internal(format!("copying part {id}: {e}")))) };
         outcome.boxed().shared()
@@ -194,7 +195,9 @@ impl PartCopier {
             if failover.attempts() > count && partial.is_none() {
                 break;
             }
-            let outcome = match self.copy_from(job, &source, &mut partial, stop).await {
+            let span = CallSpan::begin("copy.fetch").with("volley.part", || id.to_string());
+            let span = span.with("volley.source", || source.clone());
+            let outcome = match span.run(self.copy_from(job, &source, &mut partial, stop).boxed()).await {
                 Err(_) if stop.is_cancelled() => return Err(cancelled(id)),
                 outcome => outcome.map_err(|error| if other_may_help(&error) { error.at(&source) } else { error }),
             };

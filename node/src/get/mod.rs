@@ -45,6 +45,7 @@ use volley_common::identity::{ASSERTION_HEADER, Access};
 use volley_common::ipc::flight_encoder::FlightFrame;
 use volley_common::options::{TableRequest, TicketRequest, decompress_header, fields::cut};
 use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
+use volley_common::telemetry::trace::note;
 use volley_common::ticket::MAX_TICKET;
 use volley_common::tls::Caller;
 use volley_common::wire::MAX_PEER_MESSAGE;
@@ -241,10 +242,21 @@ async fn redeem_ticket(
     };
     let mut ticket = context.cluster.ticket_key()?.verify(&signed, clock::now_ms())?;
     subject.table.clone_from(&ticket.table);
+    note_ticket(&ticket);
     access.check_ticket(&ticket)?;
     context.cluster.check_not_cancelled(&ticket)?;
     ticket.decompress |= decompress;
     Ok(ticket)
+}
+
+/// Adds to the span of the call what a ticket reads, and the id of its FlightInfo.
+pub fn note_ticket(ticket: &Ticket) {
+    note("volley.flight", || format!("{:016x}", ticket.flight));
+    if !ticket.table.is_empty() {
+        note("volley.table", || ticket.table.join("/"));
+        note("volley.version", || ticket.version as i64);
+        note("volley.parts", || ticket.parts.len() as i64);
+    }
 }
 
 async fn plan_read(context: &GetContext, request: TableRequest, caller: &AssertedCaller) -> Result<Bytes> {

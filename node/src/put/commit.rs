@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use volley_common::ipc::schema::schema_message;
+use volley_common::telemetry::trace::{CallSpan, carry};
 use volley_common::wire::catalog::Part;
 use volley_common::wire::cluster::{AbortWriteRequest, CommitWriteRequest, StagePartsRequest};
 use volley_common::{Code, Error, PartId, Result};
@@ -37,7 +38,7 @@ pub async fn execute(
     let replicator = PartReplicator::new(write.context.clone(), write.plan.clone(), write.table.components().to_vec());
     let execution = Arc::new(WriteExecution { write, replicator });
     match execution.write_and_replicate(writing, &mut sealed).await {
-        Ok(()) => match execution.clone().commit().await {
+        Ok(()) => match CallSpan::begin("put.commit").run(execution.clone().commit().boxed()).await {
             Ok(outcome) => Ok(outcome),
             Err(error) => Err(execution.settle_failed_commit(error).await),
         },
@@ -118,7 +119,7 @@ impl WriteExecution {
             }
         };
         let outcome = Bytes::from(outcome.to_string());
-        tokio::spawn(self.finish(kept));
+        tokio::spawn(carry(self.finish(kept)));
         Ok(outcome)
     }
 

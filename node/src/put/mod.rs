@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 use arrow_flight::FlightData;
 use bytes::Bytes;
-use futures::Stream;
+use futures::{FutureExt, Stream};
 use http::Request;
 use http::request::Parts;
 use hyper::body::Incoming;
@@ -53,6 +53,7 @@ use volley_common::http2::{CompleteBody, decompressed};
 use volley_common::identity::Access;
 use volley_common::ipc::flight_stream::FlightDataStream;
 use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
+use volley_common::telemetry::trace::{CallSpan, carry, note};
 
 use crate::assertion::{AssertedCaller, is_refused_by_coordinator};
 use crate::context::PutContext;
@@ -133,11 +134,11 @@ pub fn put_into(
 ) -> AckStream {
     let (acks, stream) = ack_stream::channel(context.resources.memory.clone());
     let tasks = context.tasks.clone();
-    tasks.spawn(async move {
+    tasks.spawn(carry(async move {
         let outcome = run(target, context, headers, access, input, &acks).await;
         drop(slot);
         acks.end(outcome);
-    });
+    }));
     stream
 }
 
@@ -157,7 +158,9 @@ async fn run(
     let handshake = handshake::read(&mut input, &headers, context.config.max_message, acks).await?;
     let caller = AssertedCaller::client(access.clone(), context.cluster.clone()).named_by(headers.as_ref());
     let (audit, table) = (context.audit.clone(), handshake.request.name.clone());
-    let planned = plan::begin(context.clone(), &handshake, &caller, target).await;
+    note("volley.table", || table.to_string());
+    let planning = plan::begin(context.clone(), &handshake, &caller, target).boxed();
+    let planned = CallSpan::begin("put.begin").run(planning).await;
     let is_planned = planned.is_ok();
     let outcome = match planned {
         Ok(planned) => write_rows(context, handshake, planned, input, acks).await,
@@ -192,7 +195,10 @@ async fn write_rows(
     acks: &AckSender,
 ) -> Result<Option<Bytes>> {
     let write = match planned {
-        PutPlan::Write(write) => write,
+        PutPlan::Write(write) => {
+            note("volley.write_id", || write.write_id.clone());
+            write
+        }
         PutPlan::Committed(outcome) => {
             feed::skip_rows(&mut input, acks).await?;
             return Ok(Some(outcome));

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use volley_common::net::member_health::HealthRank;
+use volley_common::telemetry::trace::{CallSpan, carry};
 use volley_common::wire::catalog;
 use volley_common::wire::cluster::node_client::NodeClient;
 use volley_common::wire::cluster::{CopyPart, DiscardPartsRequest, WritePlan};
@@ -85,7 +86,7 @@ impl PartReplicator {
         let (reply, result) = oneshot::channel();
         let task = ReplicationTask { shared: self.shared.clone(), part, reply: Some(reply) };
         let cancel = self.cancel.clone();
-        self.tasks.spawn(async move { cancel.run_until_cancelled(task.run(targets)).await });
+        self.tasks.spawn(carry(async move { cancel.run_until_cancelled(task.run(targets)).await }));
         result
     }
 
@@ -258,10 +259,12 @@ impl ReplicatorShared {
         let timeout = COPY_TIMEOUT + Duration::from_secs(part.part.bytes / SLOWEST_BYTES_PER_SECOND);
         let mut client = NodeClient::new(self.context.pool.channel(addr)?);
         let copy = async { client.copy_part(order).await.map(|_| ()).map_err(Error::from) };
-        match tokio::time::timeout(timeout, self.context.pool.while_answering(addr, copy)).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::unavailable(format!("it took more than {} s", timeout.as_secs()))),
-        }
+        let copied = async {
+            let copied = tokio::time::timeout(timeout, self.context.pool.while_answering(addr, copy)).await;
+            copied.unwrap_or_else(|_| Err(Error::unavailable(format!("it took more than {} s", timeout.as_secs()))))
+        };
+        let span = CallSpan::begin("put.copy").with("volley.part", || part.part.part_id().to_string());
+        span.with("volley.node", || node.to_string()).run(copied).await
     }
 
     /// Completes if the node does not answer a probe.
@@ -360,31 +363,27 @@ mod tests {
         }
     }
 
-    fn none() -> BTreeSet<NodeId> {
-        BTreeSet::new()
-    }
-
     #[test]
     fn writers_copy_counts_only_if_its_shard_is_placed_there() {
         let plan = plan(&[&[1, 2], &[2, 3]], 2, &[1, 2, 3, 4]);
-        let own = choose_targets(&plan, 0, NodeId(1), &none());
+        let own = choose_targets(&plan, 0, NodeId(1), &BTreeSet::new());
         assert_eq!((own.local, own.first, own.required), (true, vec![NodeId(2)], 2));
-        let other = choose_targets(&plan, 1, NodeId(1), &none());
+        let other = choose_targets(&plan, 1, NodeId(1), &BTreeSet::new());
         assert_eq!((other.local, other.first, other.required), (false, vec![NodeId(2), NodeId(3)], 2));
     }
 
     #[test]
     fn substitutes_are_neither_placed_nor_the_writer() {
         let plan = plan(&[&[1, 2], &[1, 2]], 2, &[1, 2, 3, 4, 5]);
-        assert_eq!(choose_targets(&plan, 0, NodeId(3), &none()).substitutes, [NodeId(4), NodeId(5)]);
-        assert_eq!(choose_targets(&plan, 1, NodeId(3), &none()).substitutes, [NodeId(5), NodeId(4)]);
+        assert_eq!(choose_targets(&plan, 0, NodeId(3), &BTreeSet::new()).substitutes, [NodeId(4), NodeId(5)]);
+        assert_eq!(choose_targets(&plan, 1, NodeId(3), &BTreeSet::new()).substitutes, [NodeId(5), NodeId(4)]);
     }
 
     #[test]
     fn required_copies_are_at_most_the_placed_nodes() {
-        assert_eq!(choose_targets(&plan(&[&[1]], 2, &[1]), 0, NodeId(1), &none()).required, 1);
-        assert_eq!(choose_targets(&plan(&[&[1, 2, 3]], 0, &[1, 2, 3]), 0, NodeId(1), &none()).required, 1);
-        let nowhere = choose_targets(&plan(&[], 1, &[1]), 0, NodeId(1), &none());
+        assert_eq!(choose_targets(&plan(&[&[1]], 2, &[1]), 0, NodeId(1), &BTreeSet::new()).required, 1);
+        assert_eq!(choose_targets(&plan(&[&[1, 2, 3]], 0, &[1, 2, 3]), 0, NodeId(1), &BTreeSet::new()).required, 1);
+        let nowhere = choose_targets(&plan(&[], 1, &[1]), 0, NodeId(1), &BTreeSet::new());
         assert!(nowhere.local && nowhere.first.is_empty() && nowhere.substitutes.is_empty());
     }
 

@@ -153,6 +153,7 @@ fn file_io_stays_in_the_storage_modules() {
         "/server/audit/rotation.rs",
         "/administrator_file.rs",
         "/server/data_folder.rs",
+        "/server/otlp_headers.rs",
         "/tls/pem.rs",
         "/tls/reload.rs",
         "/tls/testing.rs",

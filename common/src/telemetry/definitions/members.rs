@@ -111,6 +111,15 @@ pub const PROCESS: &[Metric] = &[
         "Time in which threads of that runtime were busy, summed over all of them.",
     )
     .worry("Its rate near 1,000 times the number of threads."),
+    Metric::new(
+        Counter,
+        Members,
+        "volley_trace_spans_total",
+        "spans",
+        &["result"],
+        "Spans of calls that have ended, by result: `exported`, `dropped` (too many waited), `failed` (the collector was away, hung or refused them).",
+    )
+    .worry("`dropped` or `failed` grow: traces have gaps; see the collector, or lower `otlp_sampling_ratio`."),
     Metric::new(Counter, Members, "process_cpu_seconds_total", "seconds", &[], "Processor time of the process."),
     Metric::new(
         Gauge,
