@@ -44,6 +44,7 @@ pub mod statement;
 pub mod stats;
 pub mod tables;
 pub mod token;
+pub mod top;
 pub mod user;
 pub mod versions;
 pub mod whoami;
