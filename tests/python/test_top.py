@@ -26,21 +26,33 @@ class Screen:
         self.process = subprocess.Popen(
             command, stdin=side, stdout=side, stderr=subprocess.PIPE, env=variables, start_new_session=True
         )
-        self.side, self.drawn = side, ""
+        self.side, self.written = side, ""
 
     def read(self):
+        """All that was written, with the sequences that move and paint."""
         while select.select([self.terminal], [], [], 0)[0]:
-            self.drawn += os.read(self.terminal, 65_536).decode(errors="replace")
-        return self.drawn
+            self.written += os.read(self.terminal, 65_536).decode(errors="replace")
+        return self.written
+
+    def text(self):
+        """What the terminal shows: only what changes is written, wherever it is."""
+        blank = [[" "] * 80 for _ in range(24)]
+        cells, row, column = [list(line) for line in blank], 0, 0
+        for numbers, command, character in re.findall(r"\x1b\[(\??[0-9;]*)([A-Za-z])|([^\x1b])", self.read()):
+            if character:
+                cells[min(row, 23)][min(column, 79)] = character
+                column += 1
+            elif command == "H":
+                row, column = (int(number) - 1 for number in (numbers or "1;1").split(";"))
+            elif command == "J":
+                cells = [list(line) for line in blank]
+        return "\n".join("".join(line) for line in cells)
 
     def wait_for(self, *texts):
-        """Waits until all texts were drawn since the last key."""
-        wait_until(lambda: all(text in self.read() for text in texts) or self.process.poll() is not None, 30, texts)
+        wait_until(lambda: all(text in self.text() for text in texts) or self.process.poll() is not None, 30, texts)
         assert self.process.poll() is None, self.process.stderr.read()
 
     def press(self, keys):
-        self.read()
-        self.drawn = ""
         os.write(self.terminal, keys.encode())
 
     def end(self):
@@ -67,7 +79,7 @@ def screen(shared):
 def test_nodes_tables_and_details_are_shown(shared, db, screen):
     db.put("t/top/rides", {"id": [1, 2, 3]})
     screen.wait_for("nodes alive", *(f"{node.host}:8816" for node in shared.nodes), " gets, ")
-    assert "not known" not in screen.read(), "the metrics of the nodes are read"
+    assert "not known" not in screen.text(), "the metrics of the nodes are read"
     assert not re.search("\x1b\\[3[1-7]m", screen.read()), "there are no colours with NO_COLOR"
     screen.press("\t")
     screen.wait_for("t/top/rides", "version")
