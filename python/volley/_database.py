@@ -9,7 +9,7 @@ from typing import Any, Iterable, Sequence
 from . import _volley
 from ._errors import Error
 from ._html import cluster_svg, size, table_html
-from ._partitions import Partition
+from ._partitions import Partition, partitions_of
 from ._progress import Progress
 from ._sources import as_rows
 from ._table import Scan, Table, schema_text
@@ -240,12 +240,21 @@ class Database:
         columns: Sequence[str] | None = None,
         where: str | None = None,
         version: int | None = None,
+        min_parts: int | None = None,
         timeout: float | None = None,
     ) -> list[Partition]:
-        """Parts of one version of a table, for several processes or machines; see :class:`Partition`."""
+        """Parts of one version of a table, for several processes or machines; see :class:`Partition`.
+
+        ``min_parts``: so many at least, if the table has as many rows. The cluster stores a table as some parts; if these are fewer,
+        each is cut into ranges of rows here. A range fetches the rows of its part that are before it, too, and drops them: put a table
+        with more ``shards`` if it is always read by many.
+
+        >>> [part.num_rows for part in db.partitions("trips", min_parts=3)]
+        [1, 1, 2]
+        """
         options = {"columns": columns, "where": where, "version": version}
         found = self._connection.partitions(command(table, options), timeout=timeout)
-        return [Partition(index, rows, plan, self._settings) for index, (plan, rows) in enumerate(found)]
+        return partitions_of(found, min_parts, self._settings)
 
     def tables(self, prefix: str = "", *, timeout: float | None = None) -> list[dict[str, Any]]:
         """The tables whose names begin with ``prefix``: name, version, rows, bytes."""

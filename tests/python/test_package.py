@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import volley
+from volley._partitions import pieces
 
 TABLE = pa.table({"id": range(10_000), "kind": ["ant", "bee"] * 5_000, "price": [n / 4 for n in range(10_000)]})
 
@@ -183,6 +184,33 @@ def test_partitions_are_read_elsewhere(db, name):
     sent = pickle.loads(pickle.dumps(parts))
     assert pa.concat_tables(part.read() for part in sent).sort_by("id").equals(TABLE)
     assert sent[0].read(db).num_rows == parts[0].num_rows
+
+
+def test_parts_are_cut_into_ranges_of_rows(db, name):
+    db.put(name, TABLE)
+    parts = pickle.loads(pickle.dumps(db.partitions(name, min_parts=7)))
+    assert [part.index for part in parts] == list(range(7)) and {part.num_rows for part in parts} == {1_428, 1_429}
+    assert pa.concat_tables(part.read(db) for part in parts).equals(TABLE)
+    with parts[3].scan(db, batch_rows=1_000) as scan:
+        assert scan.info["rows"] == parts[3].num_rows
+        assert [batch.num_rows for batch in scan] == [1_000, parts[3].num_rows - 1_000]
+    for more in ({}, {"where": "id < 5"}):
+        assert len(db.partitions(name, min_parts=1, **more)) == 1
+    with pytest.raises(ValueError, match="cannot be cut into 2"):
+        db.partitions(name, where="id < 5", min_parts=2)
+    with pytest.raises(ValueError, match="at least 1"):
+        db.partitions(name, min_parts=0)
+    db.put(name, TABLE.slice(0, 3))
+    assert [part.num_rows for part in db.partitions(name, min_parts=9)] == [1, 1, 1]
+    db.put(name, TABLE.slice(0, 0))
+    assert [part.num_rows for part in db.partitions(name, min_parts=9)] in ([], [0])
+
+
+def test_largest_endpoints_are_cut_first():
+    assert pieces([100, 10, 0], 3) == [1, 1, 1]
+    assert pieces([100, 10, 0], 5) == [3, 1, 1]
+    assert pieces([100, 60], 6) == [4, 2]
+    assert pieces([2, 1], 100) == [2, 1] and pieces([], 3) == []
 
 
 def test_threads_share_a_connection(db, table):
