@@ -64,7 +64,7 @@ def pieces(rows: Sequence[int], least: int) -> list[int]:
     are the largest are cut further.
     """
     counts = [1] * len(rows)
-    largest = [(-count, at) for at, count in enumerate(rows) if count > 1]
+    largest: list[tuple[float, int]] = [(-count, at) for at, count in enumerate(rows) if count > 1]
     heapq.heapify(largest)
     for _ in range(least - len(rows)):
         if not largest:

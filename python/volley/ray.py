@@ -18,8 +18,8 @@ from ._table import _needs
 if TYPE_CHECKING:
     from ._database import Database
 
-_datasource = _needs("ray.data.datasource", "volley.ray")
-_block = _needs("ray.data.block", "volley.ray")
+_datasource: Any = _needs("ray.data.datasource", "volley.ray")
+_block: Any = _needs("ray.data.block", "volley.ray")
 
 
 def _read_parts(parts: Sequence[Partition], schema: Any) -> Iterator[Any]:
@@ -52,7 +52,8 @@ class VolleyDatasource(_datasource.Datasource):  # type: ignore[misc]
         timeout: float | None = None,
     ):
         super().__init__()
-        options = {"columns": None if columns is None else list(columns), "where": where, "version": version}
+        chosen = None if columns is None else list(columns)
+        options: dict[str, Any] = {"columns": chosen, "where": where, "version": version}
         described, schema = db._connection.info(command(table, options), timeout=timeout)
         facts = json.loads(described)
         options["version"] = facts["version"]

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import volley
+from volley._errors import from_code
 from volley._partitions import pieces
 
 TABLE = pa.table({"id": range(10_000), "kind": ["ant", "bee"] * 5_000, "price": [n / 4 for n in range(10_000)]})
@@ -143,8 +144,19 @@ def test_errors_are_of_kinds_that_programs_catch(db, table):
         db.put(table, 7)
     with pytest.raises(ConnectionError):
         volley.connect("127.0.0.1:1")
-    with pytest.raises(ValueError, match="no user"):
+    with pytest.raises(ValueError, match="no user") as wrong:
         volley.connect("127.0.0.1:1", password="secret")
+    assert wrong.value.remedy == "give user=, or set VOLLEY_USER" and wrong.value.request_id is None
+
+
+def test_remedy_is_the_clause_that_says_what_to_do():
+    def remedy(text, request=None):
+        return from_code(3, text, None, request).remedy
+
+    assert remedy("the write has ended: begin another one (request 00ff)", "00ff") == "begin another one"
+    assert remedy("too large: 9 bytes; send less: or split it") == "send less: or split it"
+    assert remedy('there is no table "a: drop b\\"; use c": did you mean "x"?') == 'did you mean "x"?'
+    assert remedy("no leader: the cluster may come back") is None and remedy("") is None
 
 
 def test_timeout_ends_a_put_without_a_trace(db, name):
