@@ -5,6 +5,7 @@ mod admin;
 mod attacks;
 mod catalog_limits;
 mod client;
+mod client_examples;
 mod compaction;
 mod coordinator_membership;
 mod crashes;
