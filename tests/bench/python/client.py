@@ -18,6 +18,8 @@ import numpy
 import pyarrow as pa
 import pyarrow.flight as flight
 
+import training
+
 # Gets before the one that counts.
 WARM_UP = 2
 MAX_MESSAGE = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -205,7 +207,19 @@ def package_get(job, sources):
     return measured(work)
 
 
-JOBS = {"put": put, "get": get, "drain": drain, "package_put": package_put, "package_get": package_get}
+def train(job, sources):
+    """Shuffled batches, as programs that train read them."""
+    return training.train(job, sources.get(job["source"]), measured)
+
+
+JOBS = {
+    "put": put,
+    "get": get,
+    "drain": drain,
+    "package_put": package_put,
+    "package_get": package_get,
+    "train": train,
+}
 
 
 def forked(job, sources):

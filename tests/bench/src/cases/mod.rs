@@ -12,6 +12,7 @@ mod python;
 mod rust;
 mod shapes;
 mod sweep;
+mod training;
 
 /// The name of the case that measures the Python package, which is built for it.
 pub const PYTHON: &str = "python";
@@ -66,7 +67,7 @@ pub const CASES: &[BenchCase] = &[
     },
     BenchCase {
         name: PYTHON,
-        about: "get and put with the Python package and with pyarrow, 4 nodes",
+        about: "get and put with the Python package and with pyarrow, and shuffled batches, 4 nodes",
         run: |b| Box::pin(python::all(b)),
     },
     BenchCase { name: "sweep", about: "messages of 0.5 to 4 MiB", run: |b| Box::pin(sweep::sweep(b)) },
