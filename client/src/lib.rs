@@ -35,6 +35,7 @@
 //! | `session` | the credential that all calls carry, and its renewal |
 //! | `token_file` | reads the token of a file |
 //! | [`channel`] | the channel that adds the credential to each call |
+//! | `nearness` | which locations are near: on this machine, or where the program prefers |
 //! | `failure` | errors of calls whose connection failed |
 //! | `pushback` | repeats calls that a member refuses for the moment |
 #![forbid(unsafe_code)]
@@ -47,6 +48,7 @@ use tonic::transport::Channel;
 use volley_common::net::ConnectionPool;
 
 use address::EndpointLocation;
+use nearness::Nearness;
 use request_id::RequestId;
 use session::LoginSession;
 
@@ -69,6 +71,7 @@ pub mod channel;
 mod failure;
 pub mod get;
 pub mod login;
+mod nearness;
 mod parallel_put;
 mod pushback;
 pub mod put;
@@ -100,6 +103,8 @@ pub struct Client {
     session: Option<Arc<LoginSession>>,
     /// Whether passwords and tokens may go to other machines without TLS.
     allow_plaintext_login: bool,
+    /// Which locations of endpoints are tried first.
+    nearness: Arc<Nearness>,
     /// The tasks of parallel puts.
     writes: TaskTracker,
     /// Of a client for one call: the call's id.

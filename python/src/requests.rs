@@ -26,6 +26,9 @@ struct ConnectSettings {
     token_file: Option<PathBuf>,
     #[serde(default)]
     plaintext_login: bool,
+    /// Networks and hosts, separated by commas.
+    #[serde(default)]
+    prefer: Option<String>,
 }
 
 /// A client that is not connected yet.
@@ -58,7 +61,8 @@ pub fn client_settings(json: &str) -> Result<ClientBuilder> {
         server_name: settings.tls_server_name,
     };
     let login = login.allow_plaintext(settings.plaintext_login);
-    Ok(Client::builder().addresses(&settings.addresses).tls(tls).login(login))
+    let client = Client::builder().addresses(&settings.addresses).tls(tls).login(login);
+    Ok(client.prefer(settings.prefer.unwrap_or_default()))
 }
 
 /// What is read.

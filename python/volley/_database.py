@@ -45,6 +45,8 @@ def settings_of(cluster: str | Iterable[str] | None, given: dict[str, Any]) -> d
         settings["password"] = _variable("VOLLEY_PASSWORD")
     if settings.get("plaintext_login") is None:
         settings["plaintext_login"] = (_variable("VOLLEY_PLAINTEXT_LOGIN") or "").lower() in _TRUE
+    places = settings.get("prefer") or _variable("VOLLEY_PREFER") or ""
+    settings["prefer"] = places if isinstance(places, str) else ",".join(places)
     return {"addresses": addresses} | settings
 
 
@@ -74,6 +76,7 @@ def connect(
     tls_key: str | os.PathLike[str] | None = None,
     tls_server_name: str | None = None,
     plaintext_login: bool | None = None,
+    prefer: str | Iterable[str] | None = None,
     timeout: float | None = None,
 ) -> Database:
     """Connects to a cluster.
@@ -82,6 +85,9 @@ def connect(
     What is not given comes from the variables that the command line reads: ``VOLLEY_USER``, ``VOLLEY_PASSWORD``,
     ``VOLLEY_TOKEN``, ``VOLLEY_TOKEN_FILE``, ``VOLLEY_TLS_CA``, ``VOLLEY_TLS_CLIENT_CERT``, ``VOLLEY_TLS_CLIENT_KEY``. Passwords and
     tokens go to other machines by TLS only, unless ``plaintext_login`` allows it.
+
+    ``prefer``: networks as ``"10.1.0.0/16"``, hosts, and ends of hosts as ``".zone-a.example"``, such as those of the program's zone;
+    else ``VOLLEY_PREFER``. Nodes on this machine are read first, then these, then the others.
     """
     given = {
         "user": user,
@@ -93,6 +99,7 @@ def connect(
         "tls_key": tls_key,
         "tls_server_name": tls_server_name,
         "plaintext_login": plaintext_login,
+        "prefer": prefer,
     }
     settings = settings_of(cluster, given)
     return Database(_volley.Connection.connect(json.dumps(settings), timeout=timeout), public_settings(settings))

@@ -225,6 +225,17 @@ def test_largest_endpoints_are_cut_first():
     assert pieces([2, 1], 100) == [2, 1] and pieces([], 3) == []
 
 
+def test_near_nodes_are_preferred(shared, table, monkeypatch):
+    address = shared.address(shared.coordinators[0])
+    for places in ("192.0.2.0/24,.zone-a.example", ["192.0.2.0/24", "n1"], []):
+        assert len(volley.connect(address, prefer=places, timeout=30).get(table)) == 10_000
+    with pytest.raises(ValueError, match="is no place to prefer"):
+        volley.connect(address, prefer="192.0.2.0/33")
+    monkeypatch.setenv("VOLLEY_PREFER", "n1:8816")
+    with pytest.raises(volley.InvalidArgument, match='"n1:8816" is no place'):
+        volley.connect(address)
+
+
 def test_threads_share_a_connection(db, table):
     found = []
     threads = [threading.Thread(target=lambda: found.append(len(db.get(table)))) for _ in range(8)]

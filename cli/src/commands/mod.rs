@@ -49,15 +49,20 @@ pub mod user;
 pub mod versions;
 pub mod whoami;
 
+/// Networks and hosts whose nodes are read first.
+const PREFER_VAR: &str = "VOLLEY_PREFER";
+
 /// Connects to the cluster, as the user whom flags and variables name.
 ///
 /// # Errors
 /// The client's, with a remedy if there is no answer; those of [`ClientLoginArgs::login`]. INVALID_ARGUMENT: the address has a
-/// user and password.
+/// user and password; VOLLEY_PREFER has a place that is none.
 pub async fn connect(cluster: &str, tls: &ClientTls, login: &ClientLoginArgs) -> Result<Client> {
     secret_arguments::check_address(cluster)?;
     let login = login.login(cluster, tls).await?;
-    Client::connect_as(cluster, tls.clone(), login).await.map_err(|mut error| {
+    let places = std::env::var(PREFER_VAR).unwrap_or_default();
+    let client = Client::builder().address(cluster).tls(tls.clone()).login(login).prefer(places);
+    client.connect().await.map_err(|mut error| {
         if error.code == Code::Unavailable {
             error.message += failure::unreachable_hint(cluster);
         }
