@@ -43,7 +43,7 @@ pub async fn get(
         let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
         let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
         let code = code.ok_or_else(|| io::Error::other("the answer is not HTTP"))?;
-        Ok((code, body.to_string()))
+        Ok::<_, io::Error>((code, body.to_string()))
     };
     let silent = || io::Error::new(io::ErrorKind::TimedOut, format!("nothing within {limit:?}"));
     tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(silent()))

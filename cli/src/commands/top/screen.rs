@@ -233,7 +233,7 @@ impl TopScreen {
     }
 }
 
-/// Texts are the first two columns of nodes and the first one of tables; numbers are aligned to the right, and so is all else.
+/// The first column is a text; the others are aligned to the right, as numbers are.
 fn cell_of(text: String, index: usize) -> Cell<'static> {
     let line = Line::from(text);
     Cell::from(if index == 0 { line } else { line.right_aligned() })
