@@ -27,8 +27,8 @@ const NODE_COLUMNS: &[TopColumn] = &[
     column("state", 11),
     column("parts", 7),
     column("used", 5),
-    column("get/s", 9),
-    column("put/s", 9),
+    column("get/s", 7),
+    column("put/s", 7),
     column("gets", 5),
     column("puts", 5),
     column("sql", 4),
@@ -154,13 +154,31 @@ fn node_row(node: &Value, now: &TopSnapshot, former: Option<&TopSnapshot>) -> To
         TopCell::text(escape_invisible(output::condition(&node["condition"]))),
         TopCell::number(number(node, "parts"), count),
         TopCell::number(used, |percent| format!("{percent} %")),
-        TopCell::number(rate(|found| found.get_bytes), size),
-        TopCell::number(rate(|found| found.put_bytes), size),
+        TopCell::number(rate(|found| found.get_bytes), short_size),
+        TopCell::number(rate(|found| found.put_bytes), short_size),
         busy(|found| found.gets),
         busy(|found| found.puts),
         busy(|found| found.queries),
     ];
     TopRow { key, cells, facts: node.clone() }
+}
+
+/// A size of three digits, so that an address has room beside it.
+fn short_size(bytes: i64) -> String {
+    let (mut value, mut unit) = (bytes as f64, "B");
+    for larger in ["kB", "MB", "GB", "TB"] {
+        if value < 999.5 {
+            break;
+        }
+        (value, unit) = (value / 1000.0, larger);
+    }
+    let digits = match value {
+        _ if unit == "B" => 0,
+        value if value < 9.995 => 2,
+        value if value < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$} {unit}")
 }
 
 /// The tables of an earlier look, by name.
@@ -228,7 +246,7 @@ mod tests {
         assert_eq!(texts(&tables[1])[4..], ["0", "0 B"]);
         for view in [TopView::Nodes, TopView::Tables] {
             let widths: u16 = view.columns().iter().map(|column| column.width + 1).sum();
-            assert!(widths <= 67, "{view:?} leaves too little of 80 columns");
+            assert!(widths <= 60, "{view:?} leaves too little of 80 columns for 255.255.255.255:8816");
             assert!(rows(view, &now, None).iter().all(|row| row.cells.len() == view.columns().len()));
         }
     }
@@ -245,6 +263,22 @@ mod tests {
         assert_eq!(sorted(TopView::Tables, 0, true), ["trips", "sales/orders"]);
         assert_eq!(sorted(TopView::Tables, 2, false), ["trips", "sales/orders"], "the largest first");
         assert_eq!(sorted(TopView::Nodes, 6, true), ["00ab", "00cd"], "what is not known is the last");
+    }
+
+    #[test]
+    fn short_sizes_have_three_digits() {
+        for (bytes, expected) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1_000, "1.00 kB"),
+            (9_996, "10.0 kB"),
+            (99_960, "100 kB"),
+            (999_600, "1.00 MB"),
+            (123_456_789, "123 MB"),
+            (4_500_000_000_000, "4.50 TB"),
+        ] {
+            assert_eq!(short_size(bytes), expected);
+        }
     }
 
     #[test]

@@ -203,7 +203,7 @@ impl TopScreen {
                 style.patch(bold),
             ),
             Line::from(
-                escape_invisible(&format!("{}; {nodes}; by {}", cluster::totals(stats), self.address)).into_owned(),
+                escape_invisible(&format!("{nodes}; {}; by {}", cluster::totals(stats), self.address)).into_owned(),
             ),
             Line::from(escape_invisible(&self.activity()).into_owned()),
             Line::styled(escape_invisible(&view).into_owned(), bold),
@@ -279,7 +279,7 @@ mod tests {
         let lines = drawn(&mut screen, 80);
         assert_eq!(lines[0], "green: 12 parts, all fully replicated");
         assert!(
-            lines[1].starts_with("2 tables, 3,000 rows, 24.00 kB, 1 write in progress; 2 of 2 nodes alive; by "),
+            lines[1].starts_with("2 of 2 nodes alive; 2 tables, 3,000 rows, 24.00 kB, 1 write in progress; by "),
             "{lines:?}"
         );
         assert!(
