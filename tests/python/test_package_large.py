@@ -1,4 +1,4 @@
-"""Connectors of the Python package to libraries that are large: PyTorch and Ray, with the libraries themselves. They are for releases;
+"""Connectors of the Python package to libraries that are large: PyTorch, Ray and Ibis, with the libraries themselves. They are for releases;
 what `tests/python/requirements-release.txt` does not bring is skipped where it is missing."""
 
 import importlib.util
@@ -76,6 +76,17 @@ def test_torch_tensors_have_the_types_of_columns(db, name):
     assert batch["flag"].tolist() == [True, False, True] and batch["text"] == ["a", None, "c"]
     with pytest.raises(ValueError, match="'n' has nulls"):
         list(volley.torch.TableDataset(db, name, batch_size=8))
+
+
+def test_ibis_runs_expressions_over_tables(db, table):
+    require("ibis")
+    backend = volley.ibis.connect(db, {"rides": table, "again": table})
+    rides, again = backend.table("rides"), backend.table("again")
+    found = rides.filter(rides.id >= 998).select("id", "kind").order_by("id").to_pyarrow()
+    assert found.to_pylist() == TABLE.slice(998).select(["id", "kind"]).to_pylist()
+    assert int(rides.join(again, "id").count().execute()) == 1_000
+    sums = rides.group_by("kind").aggregate(most=rides.price.max()).order_by("kind").to_pyarrow()
+    assert sums["most"].to_pylist() == [998 / 4, 999 / 4]
 
 
 @pytest.fixture(scope="module")
