@@ -223,7 +223,7 @@ enum ReadFailure {
 
 /// The text of a file that only its owner can read.
 fn read_private(path: &Path) -> Result<String, ReadFailure> {
-    let mut file = match File::open(path) {
+    let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Err(ReadFailure::Missing);
@@ -237,7 +237,7 @@ fn read_private(path: &Path) -> Result<String, ReadFailure> {
     let metadata = file.metadata().map_err(ReadFailure::Io)?;
     check_private(path, &metadata).map_err(ReadFailure::Refused)?;
     let mut text = String::new();
-    file.by_ref().take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(ReadFailure::Io)?;
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(ReadFailure::Io)?;
     Ok(text)
 }
 

@@ -25,6 +25,8 @@ mod commands;
 #[cfg(test)]
 mod commands_page;
 mod contexts;
+#[cfg(test)]
+mod documented_commands;
 mod formats;
 mod http_get;
 mod output;

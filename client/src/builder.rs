@@ -233,7 +233,7 @@ impl Client {
 
 /// A connection of its own to `HOST:PORT`, dialled as a pool dials.
 async fn connected(pool: &ConnectionPool, addr: &str, is_tls: bool) -> Result<Channel> {
-    let channel = pool.connector().connected_channel(&settings::CLIENT, addr).await?;
+    let channel = pool.connected_channel(addr).await?;
     channel.map_err(|e| failure::unreachable(&uri_of(addr, is_tls), &e))
 }
 

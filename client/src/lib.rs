@@ -64,6 +64,11 @@ pub use volley_common::options::{Codec, Mode, Options};
 pub use volley_common::tls::ClientTls;
 pub use volley_common::{Code, Error, Result, TableName};
 
+/// The programs of the page for users are compiled with the examples of this crate.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/rust.md")]
+pub struct RustPage;
+
 pub mod address;
 pub mod builder;
 mod calls;

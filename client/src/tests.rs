@@ -213,7 +213,7 @@ async fn silent_member_is_reported_before_the_keepalive() {
     let (name, options) = (table(), Options::default());
     let calls = async { tokio::join!(client.status(), client.list(""), client.info(&name, &options)) };
     let answers = tokio::time::timeout(std::time::Duration::from_secs(9), calls).await;
-    let (status, list, info) = answers.unwrap_or_else(|_| panic!("HTTP/2's keepalive of 10 s was waited for"));
+    let (status, list, info) = answers.unwrap_or_else(|_| panic!("HTTP/2's keepalive of 15 s was waited for"));
     for error in [status.unwrap_err(), list.unwrap_err(), info.unwrap_err()] {
         assert_eq!(error.code, Code::Unavailable);
         assert!(error.message.contains(&format!("grpc://{address} does not answer")), "{error}");

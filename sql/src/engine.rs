@@ -76,6 +76,7 @@ use self::relabel::Relabel;
 use self::row_width::RowWidthChecks;
 use self::stages::QueryStages;
 use self::statement_catalog::StatementCatalog;
+use crate::erased::Erased;
 use crate::fault::checked;
 use crate::names::{CATALOG, DEFAULT_SCHEMA};
 use crate::predicate::functions::type_settings;
@@ -119,7 +120,7 @@ pub struct EngineConfig {
 pub struct SqlEngine {
     config: EngineConfig,
     /// What all sessions have in common; without tables.
-    template: SessionState,
+    template: Erased<SessionState>,
     admission: Arc<QueryAdmission>,
     /// Places of plans that are not run, for which callers wait in turn.
     plans: Arc<FairSemaphore>,
@@ -157,7 +158,7 @@ impl SqlEngine {
             .with_catalog_list(Arc::new(StatementCatalog::default()));
         // After those of the same names.
         builder.scalar_functions().get_or_insert_default().extend(bounded);
-        let template = builder.build();
+        let template = Erased::new(builder.build());
         let admission = QueryAdmission::new(config.max_queries, config.max_queries_per_principal);
         let plans = FairSemaphore::new(config.max_queries);
         Ok(SqlEngine { config, template, admission, plans, stages: None })
@@ -169,14 +170,16 @@ impl SqlEngine {
     /// INTERNAL: the sessions of tasks cannot be made.
     pub fn with_network(mut self, network: Arc<dyn QueryNetwork>, distribute_bytes: u64) -> Result<Self> {
         self.config.partitions = self.config.partitions.max(MIN_PARTITIONS_OF_STAGES);
-        let options = self.template.config_mut().options_mut();
+        let mut template = SessionState::clone(&self.template);
+        let options = template.config_mut().options_mut();
         options.execution.target_partitions = self.config.partitions;
         // Filters that are found out while the query runs would be known to one node only. No leaf uses them.
         options.optimizer.enable_dynamic_filter_pushdown = false;
         options.optimizer.enable_join_dynamic_filter_pushdown = false;
         options.optimizer.enable_topk_dynamic_filter_pushdown = false;
         options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
-        let stages = QueryStages::new(network, distribute_bytes, &self.template, self.config.max_queries)?;
+        let stages = QueryStages::new(network, distribute_bytes, &template, self.config.max_queries)?;
+        self.template = Erased::new(template);
         self.stages = Some(Arc::new(stages));
         Ok(self)
     }
@@ -281,7 +284,7 @@ impl SqlEngine {
     }
 
     fn planner(&self) -> QueryPlanner {
-        QueryPlanner { state: self.template.clone(), partitions: self.config.partitions.max(1) }
+        QueryPlanner { state: SessionState::clone(&self.template), partitions: self.config.partitions.max(1) }
     }
 }
 

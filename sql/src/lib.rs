@@ -12,11 +12,13 @@
 //! | [`query_network`] | the same, to run a query on several nodes |
 //! | [`engine`] | sessions of DataFusion over a source: memory, limits, cancellation |
 //! | [`flight_sql`] | commands, results and handles of the Flight SQL protocol |
+//! | `erased` | values of DataFusion whose types the compiler does not look into |
 //! | `exact_casts` | casts that DataFusion would move in comparisons, with other results |
 //! | [`fault`] | errors of DataFusion as errors of Volley |
 #![forbid(unsafe_code)]
 
 pub mod engine;
+mod erased;
 mod exact_casts;
 pub mod fault;
 pub mod flight_sql;

@@ -22,6 +22,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::logical_expr::Expr;
 use volley_common::{Error, Result};
 
+use crate::erased::Erased;
 use crate::exact_casts;
 use expression::VisibleColumns;
 use large_stack::on_large_stack;
@@ -52,7 +53,7 @@ pub struct Predicate {
     text: Arc<str>,
     schema: SchemaRef,
     /// With types, simplified. Its columns have no qualifier.
-    expr: Expr,
+    expr: Erased<Expr>,
     columns: Vec<usize>,
 }
 
@@ -96,7 +97,7 @@ impl Predicate {
             let wanted = columns.normalize(expr.clone()).ok()?;
             unparse::texts(&expr).find_map(|text| {
                 let predicate = Predicate::parse(&text, schema).ok()?;
-                (predicate.expr == wanted).then_some(predicate)
+                (*predicate.expr == wanted).then_some(predicate)
             })
         })
     }
@@ -106,7 +107,7 @@ impl Predicate {
             expr.column_refs().into_iter().map(|column| known.index(&column.name)).collect::<Result<_>>()?;
         columns.sort_unstable();
         columns.dedup();
-        Ok(Predicate { text: text.into(), schema: Arc::clone(schema), expr, columns })
+        Ok(Predicate { text: text.into(), schema: Arc::clone(schema), expr: Erased::new(expr), columns })
     }
 
     /// The text that was parsed.

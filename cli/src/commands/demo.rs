@@ -209,7 +209,7 @@ or in Python (pip install pyarrow):
     print(info.total_records, "rows at", [e.locations for e in info.endpoints])
     table = client.do_get(flight.Ticket(b'{{"table": "lineitem", "columns": ["l_orderkey", "l_comment"], "limit": 1000}}')).read_all()
 
-`volley dev --data-dir DIR` is a cluster that keeps its tables; the README has the way to one on several machines."#
+`volley dev --data-dir DIR` is a cluster that keeps its tables; docs/operations.md has the way to one on several machines."#
     )
 }
 

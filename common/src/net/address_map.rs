@@ -53,6 +53,11 @@ impl<T: Clone> AddressMap<T> {
         self.values.lock().get(addr).cloned()
     }
 
+    /// All values.
+    pub fn values(&self) -> Vec<T> {
+        self.values.lock().values().cloned().collect()
+    }
+
     /// Forgets the value of `addr`; the next use creates another one.
     pub fn remove(&self, addr: &str) {
         self.values.lock().remove(addr);
@@ -82,5 +87,6 @@ mod tests {
         assert_eq!((map.get("a:1"), map.get("b:1")), (Some(1), Some(1)), "an error clears nothing");
         assert_eq!(map.get_or_insert_with("c:1", || 1), 1);
         assert_eq!((map.get("a:1"), map.get("c:1")), (None, Some(1)));
+        assert_eq!(map.values(), [1]);
     }
 }

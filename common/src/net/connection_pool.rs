@@ -13,7 +13,7 @@ use super::address_map::AddressMap;
 use super::connector::Connector;
 use super::failover::Failover;
 use super::member_connections::{MemberConnections, SendError};
-use super::member_health::{HealthRank, MemberHealth};
+use super::member_health::MemberHealth;
 use crate::fairness::CallerKey;
 use crate::http2::relay_budget::{RELAY_CLASSES, RELAY_MEMORY, RelayBudget};
 use crate::http2::settings::{ClientSettings, MEMBER};
@@ -94,11 +94,6 @@ impl ConnectionPool {
         }
     }
 
-    /// How this pool dials.
-    pub fn connector(&self) -> &Connector {
-        &self.connector
-    }
-
     /// Limits the memory of all replies of [`ConnectionPool::send`], bytes.
     #[must_use]
     pub fn limit_relay_memory(self, bytes: u64) -> Self {
@@ -117,7 +112,16 @@ impl ConnectionPool {
     /// # Errors
     /// INVALID_ARGUMENT: `addr` is not `HOST:PORT`.
     pub fn channel(&self, addr: &str) -> Result<Channel> {
-        self.channels.get_or_insert(addr, || self.connector.channel(self.settings, addr))
+        let make = || self.connector.observed_channel(self.settings, addr, self.health(addr).received());
+        self.channels.get_or_insert(addr, make)
+    }
+
+    /// A connection of its own to the member at `addr`.
+    ///
+    /// # Errors
+    /// Why there is no connection. INVALID_ARGUMENT, as the outer error: `addr` is not `HOST:PORT`.
+    pub async fn connected_channel(&self, addr: &str) -> Result<Result<Channel, tonic::transport::Error>> {
+        self.connector.connected_channel(self.settings, addr, self.health(addr).received()).await
     }
 
     /// As [`ConnectionPool::channel`], for a member that must be a coordinator: if members have TLS, a node at that address
@@ -130,7 +134,8 @@ impl ConnectionPool {
             return self.channel(addr);
         }
         let connector = self.connector.clone().expecting(MemberRole::Coordinator);
-        self.coordinator_channels.get_or_insert(addr, || connector.channel(self.settings, addr))
+        let make = || connector.observed_channel(self.settings, addr, self.health(addr).received());
+        self.coordinator_channels.get_or_insert(addr, make)
     }
 
     /// Sends `request` to the member at `addr`. The connection counts as used until the [`StreamPermit`] is dropped. The more
@@ -151,7 +156,8 @@ impl ConnectionPool {
         let class = share.class();
         let make = || {
             let (connector, window) = (self.connector.clone(), RELAY_CLASSES[class].window);
-            Ok(Arc::new(MemberConnections::new(addr, self.settings, connector, window)))
+            let received = self.health(addr).received();
+            Ok(Arc::new(MemberConnections::new(addr, self.settings, connector, window, received)))
         };
         let connections = self.connections[class].get_or_insert(addr, make).map_err(SendError::NotSent)?;
         connections.send(request.map(Into::into), share).await
@@ -162,7 +168,8 @@ impl ConnectionPool {
         self.health.get_or_insert_with(addr, || {
             let (channels, connections, member) = (self.channels.clone(), self.connections.clone(), addr.to_string());
             let coordinator_channels = self.coordinator_channels.clone();
-            MemberHealth::new(addr, self.settings, self.connector.clone(), move || {
+            let known = Arc::downgrade(&self.health);
+            MemberHealth::new(addr, self.settings, self.connector.clone(), known, move || {
                 channels.remove(&member);
                 coordinator_channels.remove(&member);
                 connections.iter().for_each(|class| class.remove(&member));
@@ -198,10 +205,23 @@ impl ConnectionPool {
         }
     }
 
-    /// Sorts addresses: members that answer first, those that hang last.
+    /// Sorts addresses: members that answer first, those that hang last. While one of them does not answer, the others are
+    /// what it is compared with.
     pub fn sort_by_health(&self, addrs: &mut [String]) {
-        let known = |addr: &String| self.health.get(addr).map_or(HealthRank::Answers, |health| health.rank());
-        addrs.sort_by_cached_key(known);
+        addrs.sort_by_cached_key(|addr| self.health(addr).rank());
+    }
+
+    /// The first of these members to answer, of those that left a probe unanswered: they may be busy, and not hang. None if they
+    /// do not answer within a few seconds, or none of them may be busy.
+    pub async fn first_to_answer(&self, addrs: &[String]) -> Option<String> {
+        let wait = |addr: String| async move { self.health(&addr).answers_late().await.then_some(addr) };
+        let mut waits: FuturesUnordered<_> = addrs.iter().cloned().map(wait).collect();
+        while let Some(answering) = waits.next().await {
+            if answering.is_some() {
+                return answering;
+            }
+        }
+        None
     }
 
     /// Makes attempts at the candidates of `failover` until one is done; `None` if each asked to try the next one.

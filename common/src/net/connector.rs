@@ -13,10 +13,14 @@ use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use tower::ServiceExt;
 
+use super::received::{LastReceived, ObservedStream};
 use crate::Result;
 use crate::http2::settings::ClientSettings;
 use crate::tls::client::ClientConnector;
 use crate::tls::{MaybeTls, MemberIdentity, MemberRole, PeerTls};
+
+/// A connection as tonic uses it.
+type DialledStream = TokioIo<ObservedStream<MaybeTls<TcpStream>>>;
 
 /// Whom the certificate of a dialled member must name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,27 +112,32 @@ impl Connector {
     /// # Errors
     /// INVALID_ARGUMENT: `addr` is not an address.
     pub fn channel(&self, settings: &ClientSettings, addr: &str) -> Result<Channel> {
-        let endpoint = settings.endpoint(self.scheme(), addr)?;
-        Ok(match self.is_tls() {
-            true => endpoint.connect_with_connector_lazy(self.service(addr, settings.connect_timeout)),
-            false => endpoint.connect_lazy(),
-        })
+        self.observed_channel(settings, addr, Arc::default())
     }
 
-    /// A channel that is connected to `addr`, HOST:PORT.
-    ///
-    /// # Errors
-    /// Why there is no connection. INVALID_ARGUMENT, as the outer error: `addr` is not an address.
-    pub async fn connected_channel(
+    /// The same; `received` says when something came from the member.
+    pub(super) fn observed_channel(
         &self,
         settings: &ClientSettings,
         addr: &str,
+        received: Arc<LastReceived>,
+    ) -> Result<Channel> {
+        let endpoint = settings.endpoint(self.scheme(), addr)?;
+        Ok(endpoint.connect_with_connector_lazy(self.service(addr, settings.connect_timeout, received)))
+    }
+
+    /// A channel that is connected to `addr`, HOST:PORT; `received` says when something came from the member.
+    ///
+    /// # Errors
+    /// Why there is no connection. INVALID_ARGUMENT, as the outer error: `addr` is not an address.
+    pub(super) async fn connected_channel(
+        &self,
+        settings: &ClientSettings,
+        addr: &str,
+        received: Arc<LastReceived>,
     ) -> Result<Result<Channel, tonic::transport::Error>> {
         let endpoint = settings.endpoint(self.scheme(), addr)?;
-        Ok(match self.is_tls() {
-            true => endpoint.connect_with_connector(self.service(addr, settings.connect_timeout)).await,
-            false => endpoint.connect().await,
-        })
+        Ok(endpoint.connect_with_connector(self.service(addr, settings.connect_timeout, received)).await)
     }
 
     /// A connection to `addr`, HOST:PORT, within `limit`, the handshake included.
@@ -168,17 +177,22 @@ impl Connector {
         &self,
         addr: &str,
         limit: Duration,
+        received: Arc<LastReceived>,
     ) -> impl tower::Service<
         Uri,
-        Response = TokioIo<MaybeTls<TcpStream>>,
+        Response = DialledStream,
         Error = io::Error,
-        Future = BoxFuture<'static, io::Result<TokioIo<MaybeTls<TcpStream>>>>,
+        Future = BoxFuture<'static, io::Result<DialledStream>>,
     > + Send
     + 'static {
         let (connector, addr) = (self.clone(), addr.to_string());
         tower::service_fn(move |_: Uri| {
-            let (connector, addr) = (connector.clone(), addr.clone());
-            async move { connector.open(&addr, limit).await.map(TokioIo::new) }.boxed()
+            let (connector, addr, received) = (connector.clone(), addr.clone(), received.clone());
+            async move {
+                let opened = connector.open(&addr, limit).await;
+                opened.map(|stream| TokioIo::new(ObservedStream::new(stream, received)))
+            }
+            .boxed()
         })
     }
 }

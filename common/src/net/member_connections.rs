@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::connector::Connector;
 use super::failover::was_not_handled;
+use super::received::{LastReceived, ObservedStream};
 use crate::error::is_protocol_violation;
 use crate::http2::relay_budget::RelayShare;
 use crate::http2::settings::{ClientSettings, StreamWindow, invalid_address};
@@ -28,6 +29,7 @@ pub(super) struct MemberConnections {
     settings: &'static ClientSettings,
     connector: Connector,
     window: StreamWindow,
+    received: Arc<LastReceived>,
     connections: Mutex<Vec<PooledConnection>>,
     /// Held while connecting, so that one caller connects for all; the last failure and its time.
     connecting: tokio::sync::Mutex<Option<(Instant, Error)>>,
@@ -80,12 +82,14 @@ impl MemberConnections {
         settings: &'static ClientSettings,
         connector: Connector,
         window: StreamWindow,
+        received: Arc<LastReceived>,
     ) -> Self {
         MemberConnections {
             addr: addr.to_string(),
             settings,
             connector,
             window,
+            received,
             connections: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
         }
@@ -188,7 +192,8 @@ impl MemberConnections {
             |why: String| Error::unavailable(format!("the member at {} is unreachable: {why}", self.addr));
         let connecting = self.connector.connect(&self.addr, self.settings.connect_timeout);
         let stream = connecting.await.map_err(|e| unreachable(e.to_string()))?;
-        let handshake = self.settings.connection(self.window).handshake(TokioIo::new(stream));
+        let stream = TokioIo::new(ObservedStream::new(stream, self.received.clone()));
+        let handshake = self.settings.connection(self.window).handshake(stream);
         let (sender, connection) = handshake.await.map_err(|e| unreachable(error_chain(&e)))?;
         let addr = self.addr.clone();
         tokio::spawn(async move {

@@ -1,48 +1,45 @@
 //! Whether a member answers, by probes: a member that hangs keeps its connections open and accepts new ones.
 //!
-//! A probe is a call of the gRPC health service over a connection of its own; any response is an answer, and so is a reply to any
-//! other call. Probes are sent only while a call waits for the member, and until a member that failed one answers again.
+//! A probe is a call of the gRPC health service over a connection of its own; any response is an answer, and so is whatever
+//! else arrives from the member over any connection. Probes are sent only while a call waits for the member, and until a member
+//! that failed one answers again.
+//!
+//! A member without processor time is not taken for one that hangs, however late it answers: an answer counts whenever it comes,
+//! and a member is silent only compared with others that answer in time. If none does, this process or the machine is busy.
 //!
 //! A refused or closed connection is not a hang. A member that drains accepts no connection and still finishes its streams;
 //! one that is at its connection limit does the same; and the streams of one that died are reset.
 
-use std::io;
+use std::cmp::Reverse;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
-use http::Request;
-use http_body_util::Full;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tonic::body::Body;
-use tonic::transport::Channel;
-use tower::{Service, ServiceExt};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
+use super::address_map::AddressMap;
 use super::connector::Connector;
+use super::health_state::{HealthState, Verdict};
+use super::probe::{self, PROBE_INTERVAL, ProbeConnection, ProbeFailure, ProbeSequence};
+use super::received::LastReceived;
+use crate::Error;
 use crate::http2::SilenceWatch;
 use crate::http2::settings::ClientSettings;
 use crate::telemetry::GaugeGuard;
-use crate::{Error, grpc};
 
 /// A call waits this long before the member is probed.
 const PROBE_AFTER: Duration = Duration::from_millis(250);
-/// The period of the probes while a call waits.
-const PROBE_INTERVAL: Duration = Duration::from_millis(500);
-/// A probe without an answer within this time has failed. It includes the connection and its TLS handshake, if there is
-/// none yet: a process that hangs accepts connections and leaves handshakes unanswered (docs/adr/0009).
-const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
-/// A member that leaves this many probes in succession without an answer hangs: one may be late on a busy machine.
-const MAX_UNANSWERED_PROBES: u32 = 3;
 /// An answer this recent makes another probe unnecessary.
 const RECENT: Duration = Duration::from_millis(250);
+/// How long a call waits for a silent member while no other member answers in time either, and the longest time that a slow
+/// member may be silent. Calls of a client with one address end after that, before HTTP/2's keepalive breaks the connection.
+const MAX_SILENCE: Duration = Duration::from_secs(5);
+/// Other members that are probed at once, for comparison with one that does not answer.
+const COMPARED: u32 = 2;
 /// How long a member whose last call failed, or was overtaken by a hedge, is tried after the others.
 const DEPRIORITIZED_FOR: Duration = Duration::from_secs(5);
-/// Pauses between the probes of a member that hangs or refuses them.
-const MIN_PAUSE: Duration = Duration::from_millis(250);
-const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// A member that does not answer for this long is no longer probed, until another call waits for it.
 const MAX_PROBING_TIME: Duration = Duration::from_secs(600);
 
@@ -51,41 +48,15 @@ pub struct MemberHealth {
     addr: String,
     settings: &'static ClientSettings,
     connector: Connector,
+    /// All members whose health this process knows.
+    known: Weak<AddressMap<Arc<MemberHealth>>>,
     /// Called when the breaker opens.
     on_silent: Box<dyn Fn() + Send + Sync>,
+    received: Arc<LastReceived>,
     state: Mutex<HealthState>,
     verdict: watch::Sender<Verdict>,
     /// Held during a probe, so that concurrent calls share it; the connection of the probes.
-    prober: tokio::sync::Mutex<Option<Channel>>,
-}
-
-#[derive(Default)]
-struct HealthState {
-    last_answer: Option<Instant>,
-    last_failure: Option<(Instant, ProbeFailure)>,
-    deprioritized_until: Option<Instant>,
-    /// Counts the breaker while it is open.
-    open_breaker: Option<GaugeGuard>,
-}
-
-/// Why a probe failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ProbeFailure {
-    /// Nothing came back in time, or the member cannot be reached.
-    Unanswered,
-    /// The member, or the kernel of its machine, refused or closed the connection.
-    Refused,
-}
-
-/// What the probes say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// It answers, or nothing is known.
-    Answers,
-    /// It failed a probe; a task goes on probing it until it answers.
-    Suspected,
-    /// It left several unanswered: the breaker is open until it answers.
-    Silent,
+    prober: tokio::sync::Mutex<Option<ProbeConnection>>,
 }
 
 /// The order in which members are tried: those with an open breaker last.
@@ -104,24 +75,32 @@ impl MemberHealth {
         addr: &str,
         settings: &'static ClientSettings,
         connector: Connector,
+        known: Weak<AddressMap<Arc<MemberHealth>>>,
         on_silent: impl Fn() + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(MemberHealth {
             addr: addr.to_string(),
             settings,
             connector,
+            known,
             on_silent: Box::new(on_silent),
+            received: Arc::default(),
             state: Mutex::default(),
             verdict: watch::Sender::new(Verdict::Answers),
             prober: tokio::sync::Mutex::default(),
         })
     }
 
+    /// What the connections to the member record.
+    pub(super) fn received(&self) -> Arc<LastReceived> {
+        self.received.clone()
+    }
+
     /// When to try this member.
     pub fn rank(&self) -> HealthRank {
         let deprioritized_until = self.state.lock().deprioritized_until;
         match *self.verdict.borrow() {
-            Verdict::Silent => HealthRank::Silent,
+            Verdict::Silent | Verdict::SilentLikeOthers => HealthRank::Silent,
             Verdict::Suspected => HealthRank::Deprioritized,
             Verdict::Answers if deprioritized_until.is_some_and(|until| until > Instant::now()) => {
                 HealthRank::Deprioritized
@@ -139,13 +118,37 @@ impl MemberHealth {
     /// Records a reply to a call: closes the breaker, also of a member that is too busy to answer a probe in time. Whether others
     /// are faster is not known from it.
     pub(super) fn record_reply(&self) {
+        self.record_sign(Instant::now());
+    }
+
+    /// Records that something came from the member at that time.
+    fn record_sign(&self, at: Instant) {
         {
             let mut state = self.state.lock();
-            (state.last_answer, state.last_failure) = (Some(Instant::now()), None);
+            state.last_answer = state.last_answer.max(Some(at));
+            state.last_failure = None;
         }
-        if self.set_verdict(Verdict::Answers) == Verdict::Silent {
-            tracing::info!(member = self.addr, "a member answers again");
+        self.close_breaker();
+    }
+
+    /// Whether anything came from the member after `since`.
+    fn has_given_sign(&self, since: Instant) -> bool {
+        if self.state.lock().last_answer.is_some_and(|at| at > since) {
+            return true;
         }
+        match self.received.at().filter(|at| *at > since) {
+            Some(at) => {
+                self.record_sign(at);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Records an answer to a probe that was sent at `sent`.
+    fn record_probe(&self, sent: Instant) {
+        let is_timely = self.state.lock().record_probe(sent);
+        if is_timely { self.record_answer() } else { self.record_reply() }
     }
 
     /// Tries the member after others for a while.
@@ -174,14 +177,39 @@ impl MemberHealth {
         }
     }
 
+    /// Whether it answers after all, within [`MAX_SILENCE`], after it left a probe unanswered. At once false if it refuses
+    /// connections, or hangs while others answer.
+    pub(super) async fn answers_late(&self) -> bool {
+        if matches!(self.state.lock().last_failure, Some((_, ProbeFailure::Refused))) {
+            return false;
+        }
+        let mut verdict = self.verdict.subscribe();
+        let decided = verdict.wait_for(|verdict| matches!(verdict, Verdict::Answers | Verdict::Silent));
+        let decided = timeout(MAX_SILENCE, decided).await;
+        decided.is_ok_and(|decided| decided.is_ok_and(|verdict| *verdict == Verdict::Answers))
+    }
+
     /// Watches a call that waits for the member.
     pub(super) fn silence(self: Arc<Self>) -> SilenceWatch {
         let watch = async move {
+            let until = Instant::now() + MAX_SILENCE;
             loop {
                 self.suspected().await;
                 let mut verdict = self.verdict.subscribe();
                 let decided = verdict.wait_for(|verdict| *verdict != Verdict::Suspected).await.map(|verdict| *verdict);
-                if matches!(decided, Ok(Verdict::Silent)) {
+                let is_silent = match decided {
+                    Ok(Verdict::Silent) => true,
+                    // To end the call at once would help nobody: no other member is known to be better.
+                    Ok(Verdict::SilentLikeOthers) => {
+                        let decided = verdict.wait_for(|verdict| *verdict != Verdict::SilentLikeOthers);
+                        let decided = timeout_at(until, decided)
+                            .await
+                            .map(|decided| decided.is_ok_and(|new| *new == Verdict::Silent));
+                        decided.unwrap_or(true)
+                    }
+                    _ => false,
+                };
+                if is_silent {
                     return Error::unavailable(format!("the member at {} does not answer probes", self.addr));
                 }
             }
@@ -210,116 +238,121 @@ impl MemberHealth {
             old = std::mem::replace(verdict, new);
             old != new
         });
-        if old == Verdict::Silent && new != Verdict::Silent {
-            self.state.lock().open_breaker = None;
-        }
         old
     }
 
-    fn open_breaker(&self) {
-        metrics::counter!("volley_breaker_openings_total").increment(1);
-        self.state.lock().open_breaker = Some(GaugeGuard::count(metrics::gauge!("volley_breakers_open")));
-        self.set_verdict(Verdict::Silent);
-        tracing::warn!(member = self.addr, "a member does not answer; other members are tried first until it does");
-        (self.on_silent)();
+    fn close_breaker(&self) {
+        if self.set_verdict(Verdict::Answers).is_silent() {
+            self.state.lock().open_breaker = None;
+            tracing::info!(member = self.addr, "a member answers again");
+        }
     }
 
-    /// Probes the member, unless it answered recently. Concurrent calls share one probe.
-    async fn probe(&self) -> Result<(), ProbeFailure> {
+    fn open_breaker(&self, verdict: Verdict) {
+        let was_open = self.verdict.borrow().is_silent();
+        if !was_open {
+            metrics::counter!("volley_breaker_openings_total").increment(1);
+            self.state.lock().open_breaker = Some(GaugeGuard::count(metrics::gauge!("volley_breakers_open")));
+        }
+        self.set_verdict(verdict);
+        if !was_open {
+            tracing::warn!(member = self.addr, "a member does not answer; other members are tried first until it does");
+            (self.on_silent)();
+        }
+    }
+
+    /// Opens the breaker if the probes, and those of other members, say that the member hangs.
+    fn check_silence(&self, probes: &ProbeSequence) {
+        let Some(since) = probes.silent_since() else { return };
+        let (silent_for, verdict) = (since.elapsed(), *self.verdict.borrow());
+        let max_silence = self.state.lock().answer_times.max_silence().min(MAX_SILENCE);
+        if silent_for >= max_silence && self.others_answer(since) {
+            if verdict != Verdict::Silent && verdict != Verdict::Answers {
+                self.open_breaker(Verdict::Silent);
+            }
+        } else if silent_for >= MAX_SILENCE && verdict == Verdict::Suspected {
+            self.open_breaker(Verdict::SilentLikeOthers);
+        }
+    }
+
+    fn others(&self) -> Vec<Arc<MemberHealth>> {
+        let mut known = self.known.upgrade().map_or_else(Vec::new, |known| known.values());
+        known.retain(|other| other.addr != self.addr);
+        known
+    }
+
+    /// Whether another member has answered a probe in time after `since`.
+    fn others_answer(&self, since: Instant) -> bool {
+        self.others().iter().any(|other| other.state.lock().last_timely_answer.is_some_and(|at| at > since))
+    }
+
+    /// Probes others than the member that does not answer, first those that answered last, unless it is known that others answer.
+    fn probe_others(&self, probes: &ProbeSequence) {
+        let Some((since, unanswered)) = probes.unanswered() else { return };
+        if *self.verdict.borrow() == Verdict::Silent || self.others_answer(since) {
+            return;
+        }
+        let mut others = self.others();
+        others.sort_by_cached_key(|other| Reverse(other.state.lock().last_timely_answer));
+        if !others.is_empty() {
+            // Each time other ones: those before did not answer in time.
+            let at = (COMPARED * (unanswered - 1)) as usize % others.len();
+            others.rotate_left(at);
+        }
+        for other in others.into_iter().take(COMPARED as usize) {
+            tokio::spawn(async move {
+                // Else a probe is on its way.
+                if let Ok(mut prober) = other.prober.try_lock() {
+                    // An answer is recorded.
+                    let _ = other.send_probe(&mut prober).await;
+                }
+            });
+        }
+    }
+
+    /// Probes the member, unless something came from it recently. Concurrent calls share one probe.
+    async fn probe(self: &Arc<Self>) -> Result<(), ProbeFailure> {
         let asked = Instant::now();
-        let mut channel = self.prober.lock().await;
-        let (last_answer, last_failure) = {
-            let state = self.state.lock();
-            (state.last_answer, state.last_failure)
-        };
-        if last_answer.is_some_and(|at| at + RECENT > asked) {
+        let mut prober = self.prober.lock().await;
+        if self.has_given_sign(asked.checked_sub(RECENT).unwrap_or(asked)) {
             return Ok(());
         }
+        let last_failure = self.state.lock().last_failure;
         if let Some((_, failure)) = last_failure.filter(|(at, _)| *at > asked) {
             return Err(failure);
         }
-        let sent = timeout(PROBE_TIMEOUT, self.send_probe(&mut channel)).await;
-        match sent.unwrap_or(Err(ProbeFailure::Unanswered)) {
-            Ok(()) => {
-                self.record_answer();
-                Ok(())
-            }
-            // A connection that lost packets would be slow long after the network is well again.
+        match self.send_probe(&mut prober).await {
+            // Something else came from it meanwhile.
+            Err(_) if self.has_given_sign(asked) => Ok(()),
             Err(failure) => {
-                *channel = None;
-                let mut state = self.state.lock();
-                if state.last_answer.is_some_and(|at| at > asked) {
-                    // A call was replied to meanwhile.
-                    return Ok(());
-                }
-                state.last_failure = Some((Instant::now(), failure));
+                self.state.lock().last_failure = Some((Instant::now(), failure));
                 Err(failure)
             }
+            Ok(()) => Ok(()),
         }
     }
 
-    async fn send_probe(&self, channel: &mut Option<Channel>) -> Result<(), ProbeFailure> {
-        let connected = match channel.take() {
-            Some(connected) => connected,
-            None => match self.connector.channel(self.settings, &self.addr) {
-                Ok(channel) => channel,
-                Err(_) => return Err(ProbeFailure::Unanswered),
-            },
-        };
-        let mut calling = channel.insert(connected).clone();
-        let ready = calling.ready().await.map_err(|e| failure_of(&e))?;
-        let request: Request<Bytes> = grpc::health_request();
-        let answer = ready.call(request.map(|body| Body::new(Full::new(body)))).await;
-        answer.map(|_| ()).map_err(|e| failure_of(&e))
-    }
-}
-
-/// What the error of a probe says. Unless it says that nothing came back, it is a refusal: to end the streams of a member
-/// that drains is worse than to wait for HTTP/2's keepalive.
-fn failure_of(error: &(dyn std::error::Error + 'static)) -> ProbeFailure {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let unanswered = match (error.downcast_ref::<io::Error>(), error.downcast_ref::<hyper::Error>()) {
-            (Some(io), _) => matches!(
-                io.kind(),
-                io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
-            ),
-            (_, Some(http)) => http.is_timeout(),
-            _ => error.is::<tonic::TimeoutExpired>(),
-        };
-        if unanswered {
-            return ProbeFailure::Unanswered;
+    /// Sends a probe and waits for its answer in time. A later answer is recorded, too.
+    async fn send_probe(self: &Arc<Self>, prober: &mut Option<ProbeConnection>) -> Result<(), ProbeFailure> {
+        if prober.is_none() {
+            let channel = self.connector.observed_channel(self.settings, &self.addr, self.received());
+            *prober = Some(ProbeConnection::new(channel.map_err(|_| ProbeFailure::Unanswered)?));
         }
-        cause = error.source();
-    }
-    ProbeFailure::Refused
-}
-
-/// The probes of a member that failed one.
-#[derive(Debug, Default)]
-struct ProbeSequence {
-    /// Probes in succession without an answer.
-    unanswered: u32,
-    /// The last pause that was longer than the period.
-    pause: Duration,
-}
-
-impl ProbeSequence {
-    /// Records a failed probe. Returns the time from its beginning to that of the next one.
-    fn record(&mut self, failure: ProbeFailure) -> Duration {
-        self.unanswered = match failure {
-            ProbeFailure::Unanswered => self.unanswered + 1,
-            ProbeFailure::Refused => 0,
+        let Some(connection) = prober else { return Err(ProbeFailure::Unanswered) };
+        let (member, channel) = (self.clone(), connection.channel());
+        let mut answer = tokio::spawn(async move {
+            let outcome = probe::send(channel).await;
+            outcome.map(|sent| member.record_probe(sent))
+        });
+        let outcome = tokio::select! {
+            biased;
+            ended = &mut answer => ended.unwrap_or(Err(ProbeFailure::Unanswered)),
+            () = probe::time_limit() => Err(ProbeFailure::Unanswered),
         };
-        if failure == ProbeFailure::Unanswered && self.unanswered < MAX_UNANSWERED_PROBES {
-            return PROBE_INTERVAL;
+        if !connection.record(outcome) {
+            *prober = None;
         }
-        self.pause = (2 * self.pause).clamp(MIN_PAUSE, MAX_PAUSE);
-        PROBE_INTERVAL + self.pause
-    }
-
-    fn is_silent(&self) -> bool {
-        self.unanswered >= MAX_UNANSWERED_PROBES
+        outcome
     }
 }
 
@@ -334,13 +367,13 @@ async fn probe_until_answer(
     let until = asked + MAX_PROBING_TIME;
     let mut probes = ProbeSequence::default();
     loop {
-        let next = asked + probes.record(failure);
-        if probes.is_silent()
-            && *verdict.borrow() == Verdict::Suspected
-            && let Some(member) = member.upgrade()
-        {
-            member.open_breaker();
+        probes.record(asked, failure);
+        if let Some(member) = member.upgrade() {
+            member.check_silence(&probes);
+            member.probe_others(&probes);
         }
+        let is_open = verdict.borrow().is_silent();
+        let next = asked + probes.next_after(is_open);
         tokio::select! {
             biased;
             // Or an error: the member is forgotten.
@@ -350,39 +383,12 @@ async fn probe_until_answer(
         let Some(member) = member.upgrade() else { return };
         asked = Instant::now();
         if asked > until {
-            member.set_verdict(Verdict::Answers);
+            member.close_breaker();
             return;
         }
         match member.probe().await {
-            Ok(()) => return,
+            Ok(()) => return member.close_breaker(),
             Err(again) => failure = again,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_probes_without_answer_in_succession_count_as_silence() {
-        use ProbeFailure::{Refused, Unanswered};
-        let mut probes = ProbeSequence::default();
-        for failure in [Refused, Unanswered, Unanswered, Refused, Refused, Refused, Refused, Unanswered, Unanswered] {
-            assert!(probes.record(failure) >= PROBE_INTERVAL);
-            assert!(!probes.is_silent(), "{probes:?}");
-        }
-        probes.record(Unanswered);
-        assert!(probes.is_silent());
-        assert_eq!(probes.record(Unanswered), PROBE_INTERVAL + MAX_PAUSE);
-    }
-
-    #[test]
-    fn unreachable_machine_is_not_a_refusal() {
-        let of = |kind| failure_of(&io::Error::from(kind));
-        assert_eq!(of(io::ErrorKind::HostUnreachable), ProbeFailure::Unanswered);
-        for kind in [io::ErrorKind::ConnectionRefused, io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof] {
-            assert_eq!(of(kind), ProbeFailure::Refused, "{kind}");
         }
     }
 }

@@ -6,14 +6,20 @@
 //! | [`connector`] | dials: plaintext, TLS between members, TLS of a client |
 //! | [`failover`] | which of several members is tried next |
 //! | [`member_health`] | whether a member answers |
+//! | `health_state` | what is recorded about its health |
+//! | `probe` | one probe, and what a sequence of failed ones says |
+//! | `received` | when something was last received from a member |
 //! | [`address_map`] | one shared value for each address |
 
 pub mod address_map;
 pub mod connection_pool;
 pub mod connector;
 pub mod failover;
+mod health_state;
 mod member_connections;
 pub mod member_health;
+mod probe;
+mod received;
 
 #[cfg(test)]
 mod tests;

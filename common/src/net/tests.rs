@@ -1,15 +1,17 @@
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::member_health::HealthRank;
 use super::*;
-use crate::http2::grpc_error;
+use crate::http2::{grpc_error, grpc_frames};
 use crate::identity::{Access, Directory, LoginMethod, Principal};
-use crate::server::serve::testing::{TestServer, soon};
+use crate::server::serve::testing::{TestServer, delayed, endless, soon};
 use crate::server::serve::{ServerLimits, bind, serve, serve_tls};
 use crate::tls::client::ClientConnector;
 use crate::tls::peers::PeerFiles;
@@ -30,10 +32,17 @@ async fn answering() -> TestServer {
     TestServer::start(|_: http::Request<Incoming>| async { grpc_error(Error::unimplemented("test")) }).await
 }
 
+/// A pool that knows a member that answers.
+async fn pool_with_another() -> (ConnectionPool, TestServer) {
+    let (pool, other) = (ConnectionPool::new(), answering().await);
+    pool.health(&other.addr);
+    (pool, other)
+}
+
 #[tokio::test]
 async fn breaker_is_open_until_the_member_answers_a_probe() {
     let (listener, addr) = hung().await;
-    let pool = ConnectionPool::new();
+    let (pool, _other) = pool_with_another().await;
     let began = Instant::now();
     let call = std::future::pending::<Result<()>>();
     let error = soon(pool.while_answering(&addr, call)).await.unwrap_err();
@@ -73,7 +82,7 @@ async fn slow_call_is_waited_for_while_the_member_answers() {
 async fn replies_to_other_calls_are_answers_too() {
     // No probe is answered, as by a member that is too busy.
     let (_listener, addr) = hung().await;
-    let pool = ConnectionPool::new();
+    let (pool, _other) = pool_with_another().await;
     let slow = async {
         tokio::time::sleep(Duration::from_millis(3500)).await;
         Ok::<_, Error>(7)
@@ -92,6 +101,82 @@ async fn replies_to_other_calls_are_answers_too() {
     // Without them it is silent.
     let call = std::future::pending::<Result<()>>();
     assert_eq!(soon(pool.while_answering(&addr, call)).await.unwrap_err().code, Code::Unavailable);
+}
+
+/// An address whose first connection is carried to the member at `addr`. Further ones are accepted, and never answered.
+async fn first_connection_only(addr: &str) -> String {
+    let ((listener, front), back) = (hung().await, addr.to_string());
+    tokio::spawn(async move {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut far = tokio::net::TcpStream::connect(back).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+        std::future::pending::<()>().await;
+        drop(listener);
+    });
+    front
+}
+
+#[tokio::test]
+async fn bytes_of_a_stream_are_answers_too() {
+    let made = Arc::new(AtomicUsize::new(0));
+    let server = TestServer::start(move |_| {
+        let messages = endless(made.clone());
+        async move { grpc_frames(messages) }
+    })
+    .await;
+    let addr = first_connection_only(&server.addr).await;
+    let (pool, _other) = pool_with_another().await;
+    let (reply, _permit) = soon(pool.send(&addr, grpc::do_get_request("t"))).await.unwrap();
+    let mut body = reply.into_body();
+    let slow = async {
+        tokio::time::sleep(Duration::from_millis(3500)).await;
+        Ok::<_, Error>(7)
+    };
+    let reading = async {
+        loop {
+            body.frame().await.unwrap().unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        outcome = pool.while_answering(&addr, slow) => assert_eq!(outcome, Ok(7)),
+        () = reading => {}
+    }
+    assert!(pool.health(&addr).rank() < HealthRank::Silent);
+    // Without them it is silent.
+    drop(body);
+    let call = std::future::pending::<Result<()>>();
+    assert_eq!(soon(pool.while_answering(&addr, call)).await.unwrap_err().code, Code::Unavailable);
+}
+
+#[tokio::test]
+async fn member_that_answers_late_is_not_silent() {
+    let server = answering().await;
+    let addr = delayed(&server.addr, Duration::from_millis(2500)).await;
+    let pool = ConnectionPool::new();
+    let slow = async {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        Ok::<_, Error>(7)
+    };
+    assert_eq!(pool.while_answering(&addr, slow).await, Ok(7));
+    assert!(pool.health(&addr).rank() < HealthRank::Silent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_waits_longer_if_no_member_answers() {
+    let ((_one, addr), (_two, other)) = (hung().await, hung().await);
+    let pool = ConnectionPool::new();
+    pool.health(&other);
+    // The second call begins when the breaker is open.
+    for _ in 0..2 {
+        let began = tokio::time::Instant::now();
+        let call = std::future::pending::<Result<()>>();
+        let error = pool.while_answering(&addr, call).await.unwrap_err();
+        assert_eq!(error.code, Code::Unavailable);
+        let waited = began.elapsed();
+        assert!(waited >= Duration::from_secs(5) && waited < Duration::from_secs(7), "{waited:?}");
+        assert_eq!(pool.health(&addr).rank(), HealthRank::Silent);
+    }
 }
 
 /// A listener that closes each connection, as one at its limit does.

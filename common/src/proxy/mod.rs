@@ -49,7 +49,8 @@ pub async fn forward<B: Into<ProxyRequestBody>>(
 
 /// Forwards a request to one of the candidates: in their order, but those that hang last. `make_request` creates the request
 /// for each attempt, or returns `None` once its body was read. A request whose connection broke goes to no other candidate,
-/// because it may be what ended the member.
+/// because it may be what ended the member. If none answers in time, a request that is sent only once waits for the first of
+/// those that may only be busy.
 ///
 /// # Errors
 /// The last attempt's; `None` if there is no candidate.
@@ -60,13 +61,21 @@ pub async fn forward_to_any(
     make_request: impl Fn() -> Option<Request<ProxyRequestBody>>,
 ) -> Result<Response<ReplyBody>, Option<Error>> {
     pool.sort_by_health(&mut candidates);
-    let mut failover = Failover::new(candidates);
+    let mut failover = Failover::new(candidates.clone());
     let hedge_after = (repeatable == Repeatable::Yes).then_some(HEDGE_AFTER);
     let attempt = |addr: String| forward_once(pool, addr, repeatable, make_request());
-    match pool.attempt_any(&mut failover, hedge_after, attempt).await {
-        Some(outcome) => outcome.map_err(Some),
-        None => Err(failover.into_error()),
+    if let Some(outcome) = pool.attempt_any(&mut failover, hedge_after, attempt).await {
+        return outcome.map_err(Some);
     }
+    if repeatable == Repeatable::No
+        && let Some(addr) = pool.first_to_answer(&candidates).await
+    {
+        match forward_once(pool, addr, repeatable, make_request()).await {
+            Attempt::Done(outcome) => return outcome.map_err(Some),
+            Attempt::TryNext(error) => failover.record_error(error),
+        }
+    }
+    Err(failover.into_error())
 }
 
 async fn forward_once(

@@ -11,7 +11,7 @@ use tonic::Code;
 use super::*;
 use crate::http2::status::trailers;
 use crate::http2::{grpc_error, grpc_frames};
-use crate::server::serve::testing::{TestServer, endless, message, soon};
+use crate::server::serve::testing::{TestServer, delayed, endless, message, soon};
 use crate::server::serve::{ServerLimits, bind, serve};
 
 /// A member that forwards every call to `upstream`.
@@ -262,4 +262,24 @@ async fn call_that_broke_a_connection_goes_to_no_other_member() {
     let error = soon(forward_to_any(&pool, candidates, Repeatable::Yes, request)).await.err().flatten().unwrap();
     assert!(error.code == Code::Unavailable && error.message.contains(&dying), "{error}");
     assert_eq!(called.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn call_that_is_sent_once_waits_for_a_busy_member() {
+    let server = TestServer::start(|_| async { grpc_error(Error::not_found("reached")) }).await;
+    let delay = std::time::Duration::from_millis(1500);
+    let candidates = vec![delayed(&server.addr, delay).await, delayed(&server.addr, delay).await];
+    let request = || Some(crate::grpc::do_get_request("t").map(ProxyRequestBody::from));
+    let reply = soon(forward_to_any(&ConnectionPool::new(), candidates, Repeatable::No, request)).await.unwrap();
+    assert_eq!(tonic::Status::from_header_map(reply.headers()).unwrap().message(), "reached");
+}
+
+#[tokio::test]
+async fn call_without_a_member_that_may_be_busy_fails_at_once() {
+    let closed = bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let request = || Some(crate::grpc::do_get_request("t").map(ProxyRequestBody::from));
+    let began = std::time::Instant::now();
+    let failed = forward_to_any(&ConnectionPool::new(), vec![closed.clone()], Repeatable::No, request).await;
+    let error = failed.err().flatten().unwrap();
+    assert!(error.message.contains(&closed) && began.elapsed() < std::time::Duration::from_secs(4), "{error}");
 }

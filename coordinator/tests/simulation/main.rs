@@ -20,7 +20,7 @@ mod invariants;
 mod nemesis;
 mod network;
 mod oracle;
-// Shared with the raft_* tests, each a crate of its own.
+// Shared with the tests in `coordinator/tests/raft/`, which are a crate of their own.
 #[path = "../raft_support/mod.rs"]
 mod raft_support;
 mod rng;

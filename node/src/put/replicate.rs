@@ -174,7 +174,7 @@ impl ReplicationTask {
             && let Some(event) = events.next().await
         {
             // The node to be replaced.
-            let mut failed = None;
+            let (mut failed, is_suspicion) = (None, matches!(event, CopyEvent::Suspected(_)));
             match event {
                 CopyEvent::Ended(node, Ok(())) => {
                     running.remove(&node);
@@ -199,7 +199,8 @@ impl ReplicationTask {
                 && let Some(node) = targets.substitutes.pop_front()
             {
                 running.insert(node);
-                events.extend([copy(node), suspicion(node)]);
+                // If a substitute does not answer either, the nodes are busy, and further copies would make them busier.
+                events.extend(std::iter::once(copy(node)).chain((!is_suspicion).then(|| suspicion(node))));
             }
         }
         self.finish(&targets, &failures);

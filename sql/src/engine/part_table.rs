@@ -1,9 +1,9 @@
 //! One version of a table as DataFusion sees it.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DFSchema, internal_err};
 use datafusion::error::Result;
@@ -12,6 +12,8 @@ use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExecBuilder;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
 use super::bounded_functions;
 use super::part_scan::PartScanExec;
@@ -65,41 +67,19 @@ impl PartTable {
         (pushed, rest)
     }
 
-    async fn exec(
-        &self,
-        columns: Vec<usize>,
-        filter: Option<Predicate>,
+    /// The future of [`PartTable::scan_parts`].
+    fn scan_table<'a>(
+        &'a self,
+        state: &'a dyn Session,
+        projection: Option<&'a Vec<usize>>,
+        filters: &'a [Expr],
         limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let table = match &filter {
-            Some(filter) => self.source.prune(&self.table, filter).await,
-            None => self.table.clone(),
-        };
-        let all_parts = self.table.parts.len();
-        let scan = PartScanExec::try_new(self.source.clone(), table, self.partitions, columns, filter, limit)?;
-        Ok(Arc::new(scan.of_parts(all_parts)))
-    }
-}
-
-#[async_trait]
-impl TableProvider for PartTable {
-    fn schema(&self) -> SchemaRef {
-        self.table.schema.clone()
+    ) -> BoxFuture<'a, Result<Arc<dyn ExecutionPlan>>> {
+        self.scan_parts(state, projection, filters, limit).boxed()
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        let support = |filter: &&Expr| match self.predicate(filter) {
-            Some(_) => TableProviderFilterPushDown::Exact,
-            None => TableProviderFilterPushDown::Unsupported,
-        };
-        Ok(filters.iter().map(support).collect())
-    }
-
-    async fn scan(
+    /// A scan, above which the engine evaluates the filters that the holders of the parts cannot.
+    async fn scan_parts(
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
@@ -126,9 +106,59 @@ impl TableProvider for PartTable {
         let filtered = FilterExecBuilder::new(filter, scan).apply_projection(Some((0..wanted).collect()))?.build()?;
         Ok(Arc::new(filtered))
     }
+
+    async fn exec(
+        &self,
+        columns: Vec<usize>,
+        filter: Option<Predicate>,
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let table = match &filter {
+            Some(filter) => self.source.prune(&self.table, filter).await,
+            None => self.table.clone(),
+        };
+        let all_parts = self.table.parts.len();
+        let scan = PartScanExec::try_new(self.source.clone(), table, self.partitions, columns, filter, limit)?;
+        Ok(Arc::new(scan.of_parts(all_parts)))
+    }
 }
 
-#[async_trait]
+impl TableProvider for PartTable {
+    fn schema(&self) -> SchemaRef {
+        self.table.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        let support = |filter: &&Expr| match self.predicate(filter) {
+            Some(_) => TableProviderFilterPushDown::Exact,
+            None => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(support).collect())
+    }
+
+    // As `async_trait` writes it, but the future is made in `scan_table`: see `crate::erased`.
+    fn scan<'a, 'b, 'c, 'd, 'f>(
+        &'a self,
+        state: &'b dyn Session,
+        projection: Option<&'c Vec<usize>>,
+        filters: &'d [Expr],
+        limit: Option<usize>,
+    ) -> BoxFuture<'f, Result<Arc<dyn ExecutionPlan>>>
+    where
+        'a: 'f,
+        'b: 'f,
+        'c: 'f,
+        'd: 'f,
+        Self: 'f,
+    {
+        self.scan_table(state, projection, filters, limit)
+    }
+}
+
 impl TableProvider for UnreadTable {
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
@@ -138,13 +168,21 @@ impl TableProvider for UnreadTable {
         TableType::Base
     }
 
-    async fn scan(
-        &self,
-        _state: &dyn Session,
-        _projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
+    // As `async_trait` writes it, but the future does not hold the arguments: see `crate::erased`.
+    fn scan<'a, 'b, 'c, 'd, 'f>(
+        &'a self,
+        _state: &'b dyn Session,
+        _projection: Option<&'c Vec<usize>>,
+        _filters: &'d [Expr],
         _limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        internal_err!("a table is read that was not planned")
+    ) -> BoxFuture<'f, Result<Arc<dyn ExecutionPlan>>>
+    where
+        'a: 'f,
+        'b: 'f,
+        'c: 'f,
+        'd: 'f,
+        Self: 'f,
+    {
+        ready(internal_err!("a table is read that was not planned")).boxed()
     }
 }

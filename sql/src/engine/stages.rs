@@ -52,6 +52,7 @@ use self::worker::engine_version;
 use super::bounded_functions;
 use super::part_scan::PartScanExec;
 use super::query_stream::Deadline;
+use crate::erased::Erased;
 use crate::exact_casts::fence;
 use crate::fault::checked;
 use crate::query_network::QueryNetwork;
@@ -67,7 +68,7 @@ pub(super) struct QueryStages {
     /// Queries that read fewer bytes stay on one node.
     min_bytes: u64,
     /// As that of `worker`.
-    template: SessionState,
+    template: Erased<SessionState>,
     worker: Arc<QueryWorker>,
 }
 
@@ -129,7 +130,7 @@ impl QueryStages {
             checked(template.register_udf(function))?;
         }
         let worker = Arc::new(QueryWorker::new(template.clone(), network.clone(), max_queries));
-        Ok(QueryStages { network, min_bytes, template, worker })
+        Ok(QueryStages { network, min_bytes, template: Erased::new(template), worker })
     }
 
     pub(super) fn worker(&self) -> &Arc<QueryWorker> {
@@ -157,7 +158,7 @@ impl QueryStages {
         let workers = candidates(leaves.parts(), &self.network.nodes(), own, MAX_WORKERS);
         let mut config = state.config().clone();
         self.worker.prepare(&mut config);
-        let mut as_worker = self.template.clone();
+        let mut as_worker = SessionState::clone(&self.template);
         *as_worker.config_mut() = config.clone();
         if let Some(reason) = portability::reason_to_stay(rows, &as_worker.task_ctx()) {
             return Ok(QueryPlacement::Head(reason));

@@ -3,6 +3,7 @@
 
 mod admin;
 mod attacks;
+mod busy;
 mod catalog_limits;
 mod client;
 mod client_examples;

@@ -2,7 +2,7 @@
 //!
 //! | module | rule |
 //! |---|---|
-//! | this file | dependencies between crates, where file I/O and clocks may be used, versions, profiles |
+//! | this file | dependencies between crates, where file I/O and clocks may be used, versions, profiles, targets without tests |
 //! | [`lengths`] | how long a file may be |
 //! | [`features`] | tests compile no dependency a second time |
 //! | [`cycles`] | no cycle between the modules of a crate |
@@ -28,6 +28,7 @@ mod unsafe_code;
 mod vocabulary;
 
 use std::fs;
+use std::path::Path;
 
 use source::root;
 
@@ -86,6 +87,50 @@ fn members_have_the_profile_of_members() {
         let expected = format!("{name} = {{ opt-level = 1, debug = \"line-tables-only\" }}");
         assert!(profiles.lines().any(|line| line == expected), "[profile.dev.package] lacks {expected}");
     }
+}
+
+/// The first files of a manifest's targets that have no test executable.
+fn untested_targets(manifest: &str) -> Vec<String> {
+    let sections = manifest.split("\n[").filter(|section| section.lines().any(|line| line == "test = false"));
+    let value = |section: &str, key: &str| {
+        let line = section.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = \"")?.strip_suffix('"'));
+        line.map(str::to_string)
+    };
+    sections
+        .filter_map(|section| match value(section, "path") {
+            Some(path) => Some(path),
+            None if section.starts_with("lib]") => Some("src/lib.rs".into()),
+            None => value(section, "name").map(|name| format!("src/bin/{name}.rs")),
+        })
+        .collect()
+}
+
+/// Whether a file, or a module that it declares, has tests.
+fn has_tests(file: &Path) -> bool {
+    let text = fs::read_to_string(file).unwrap();
+    if ["#[test]", "#[tokio::test", "#[cfg(test)]"].iter().any(|mark| text.contains(mark)) {
+        return true;
+    }
+    let folder = match file.file_stem().and_then(|stem| stem.to_str()) {
+        Some("lib" | "main" | "mod") => file.parent().unwrap().to_path_buf(),
+        _ => file.with_extension(""),
+    };
+    let names = text.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'));
+    let mut files = names.flat_map(|name| [folder.join(format!("{name}.rs")), folder.join(name).join("mod.rs")]);
+    files.any(|module| module.exists() && has_tests(&module))
+}
+
+#[test]
+fn targets_without_a_test_executable_have_no_tests() {
+    for member in members() {
+        let folder = root().join(&member);
+        for file in untested_targets(&fs::read_to_string(folder.join("Cargo.toml")).unwrap()) {
+            assert!(!has_tests(&folder.join(&file)), "{member}/{file} has tests: remove `test = false` of its target");
+        }
+    }
+    let sample = "[package]\n\n[lib]\ntest = false\n\n[[bin]]\nname = \"a\"\ntest = false\n\n[[bin]]\nname = \"b\"\n";
+    assert_eq!(untested_targets(sample), ["src/lib.rs", "src/bin/a.rs"]);
+    assert!(has_tests(&root().join("tests/tests/tidy/main.rs")));
 }
 
 #[test]

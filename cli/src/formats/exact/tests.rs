@@ -11,7 +11,7 @@ use serde_json::Value;
 use volley_common::Result;
 
 use super::super::text::TextOptions;
-use super::super::{InputFile, create, open, schema};
+use super::super::{InputFile, OutputOptions, create, open, schema};
 use super::*;
 
 #[path = "../../../../common/src/ipc/test_data.rs"]
@@ -19,6 +19,11 @@ use super::*;
 mod test_data;
 
 const ROWS: usize = 40;
+
+/// Options with this text for a null.
+fn null_text(null: Option<&str>) -> OutputOptions {
+    OutputOptions { null: null.map(str::to_string), ..OutputOptions::default() }
+}
 
 /// Every type of the test data, and some more.
 fn all_types() -> Vec<DataType> {
@@ -61,7 +66,7 @@ fn read(path: &std::path::Path, format: Format) -> Result<RecordBatch> {
 }
 
 fn write(path: &std::path::Path, format: Format, batch: &RecordBatch) -> Result<()> {
-    let mut writer = create(path, format, &batch.schema(), None)?;
+    let mut writer = create(path, format, &batch.schema(), &null_text(None))?;
     writer.write(&batch.slice(0, ROWS / 2))?;
     writer.write(&batch.slice(ROWS / 2, batch.num_rows() - ROWS / 2))?;
     writer.finish().map(|_| ())
@@ -219,7 +224,7 @@ fn table(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
 fn refusal_of(name: &str, batch: &RecordBatch) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
-    let mut writer = match create(&path, Format::of(&path).unwrap(), &batch.schema(), None) {
+    let mut writer = match create(&path, Format::of(&path).unwrap(), &batch.schema(), &null_text(None)) {
         Ok(writer) => writer,
         Err(e) => return e.message,
     };
@@ -247,7 +252,7 @@ fn parquet_seconds_become_milliseconds_with_their_zone() {
 fn round_trip_of(batch: &RecordBatch) -> RecordBatch {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t.parquet");
-    let mut writer = create(&path, Format::Parquet, &batch.schema(), None).unwrap();
+    let mut writer = create(&path, Format::Parquet, &batch.schema(), &null_text(None)).unwrap();
     writer.write(batch).unwrap();
     writer.finish().unwrap();
     read(&path, Format::Parquet).unwrap()
@@ -281,7 +286,7 @@ fn values_that_a_format_does_not_have_are_refused_by_name() {
     // The instant is kept where its offset of nine minutes and 21 seconds has no text.
     let old = table(vec![("t", Arc::new(TimestampSecondArray::from(vec![-3_786_825_600]).with_timezone(zone)))]);
     let folder = tempfile::tempdir().unwrap();
-    let mut writer = create(&folder.path().join("t.jsonl"), Format::Jsonl, &old.schema(), None).unwrap();
+    let mut writer = create(&folder.path().join("t.jsonl"), Format::Jsonl, &old.schema(), &null_text(None)).unwrap();
     writer.write(&old).unwrap();
     writer.finish().unwrap();
     let text = std::fs::read_to_string(folder.path().join("t.jsonl")).unwrap();
@@ -320,16 +325,19 @@ fn csv_tells_nulls_from_empty_texts() {
     ]);
     let of = |null: Option<&str>| {
         let path = folder.path().join("t.csv");
-        let mut writer = create(&path, Format::Csv, &batch.schema(), null).unwrap();
+        let mut writer = create(&path, Format::Csv, &batch.schema(), &null_text(null)).unwrap();
         writer.write(&batch).unwrap();
         writer.finish().unwrap();
         std::fs::read_to_string(&path).unwrap()
     };
     assert_eq!(of(None), "\"a,b\",n\n\"\",\n,1\nNA,\n\" a\",\n\"x,\"\"y\"\"\r\n\",\n\u{e9},\n");
     assert_eq!(of(Some("NA")), "\"a,b\",n\n\"\",NA\nNA,1\n\"NA\",NA\n\" a\",NA\n\"x,\"\"y\"\"\r\n\",NA\n\u{e9},NA\n");
-    let error = create(&folder.path().join("t.csv"), Format::Csv, &batch.schema(), Some("a,")).err().unwrap();
+    let error =
+        create(&folder.path().join("t.csv"), Format::Csv, &batch.schema(), &null_text(Some("a,"))).err().unwrap();
     assert!(error.message.contains("cannot stand for null"), "{error}");
-    let error = create(&folder.path().join("t.parquet"), Format::Parquet, &batch.schema(), Some("NA")).err().unwrap();
+    let error = create(&folder.path().join("t.parquet"), Format::Parquet, &batch.schema(), &null_text(Some("NA")))
+        .err()
+        .unwrap();
     assert!(error.message.contains("--null"), "{error}");
 }
 
@@ -340,7 +348,7 @@ fn dictionary_with_a_null_value_is_null_in_text() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t.jsonl");
     let batch = table(vec![("d", Arc::new(words))]);
-    let mut writer = create(&path, Format::Jsonl, &batch.schema(), None).unwrap();
+    let mut writer = create(&path, Format::Jsonl, &batch.schema(), &null_text(None)).unwrap();
     writer.write(&batch).unwrap();
     writer.finish().unwrap();
     let text = std::fs::read_to_string(&path).unwrap();

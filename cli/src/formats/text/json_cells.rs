@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::*;
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{FieldRef, Fields};
+use arrow::datatypes::{Field, FieldRef, Fields};
 use arrow::error::ArrowError;
 
 use super::cells::Cells;
@@ -25,7 +25,7 @@ fn add(cells: &mut dyn Cells, field: &FieldRef, value: &str) -> Result<(), JsonF
 }
 
 /// The column so far; an error names it.
-pub fn finish_column(cells: &mut dyn Cells, field: &FieldRef) -> Result<ArrayRef, ArrowError> {
+pub fn finish_column(cells: &mut dyn Cells, field: &Field) -> Result<ArrayRef, ArrowError> {
     cells.finish().map_err(|e| {
         let text = match e {
             ArrowError::CastError(text) => text,

@@ -10,6 +10,7 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use bytes::Bytes;
 use futures::{Stream, stream};
 use hyper::body::Incoming;
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -55,6 +56,25 @@ impl TestServer {
         let endpoint = Channel::from_shared(format!("http://{}", self.addr)).unwrap();
         FlightServiceClient::new(endpoint.connect().await.unwrap())
     }
+}
+
+/// An address that accepts connections as the kernel does for a member without processor time: each is carried to the member
+/// at `addr` after a delay.
+pub(crate) async fn delayed(addr: &str, delay: Duration) -> String {
+    let listener = bind("127.0.0.1:0").await.unwrap();
+    let (front, back) = (listener.local_addr().unwrap().to_string(), addr.to_string());
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let back = back.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                let mut far = TcpStream::connect(back).await.unwrap();
+                // An error ends the connection.
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    front
 }
 
 /// A message whose body is `byte`, `size` times.

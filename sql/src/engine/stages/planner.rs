@@ -1,5 +1,6 @@
 //! What the library asks when it makes stages of a plan: how many tasks, which leaf in each, and where they run.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,6 +16,8 @@ use datafusion_distributed::{
     RouteTasksEvent, RouteTasksEventResponse, RouteTasksHandler, ScaleUpLeafNodeEvent, ScaleUpLeafNodeEventResponse,
     ScaleUpLeafNodeHandler, SessionStateBuilderExt, WorkerResolver,
 };
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use url::Url;
 use volley_common::Error;
 
@@ -81,14 +84,20 @@ impl StagePlanner<'_> {
 #[derive(Debug)]
 struct KnownPlan(Arc<dyn ExecutionPlan>);
 
-#[async_trait]
 impl QueryPlanner for KnownPlan {
-    async fn create_physical_plan(
-        &self,
-        _logical_plan: &LogicalPlan,
-        _session: &dyn Session,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self.0.clone())
+    // As `async_trait` writes it, but the future does not hold the arguments: see `crate::erased`.
+    fn create_physical_plan<'a, 'b, 'c, 'f>(
+        &'a self,
+        _logical_plan: &'b LogicalPlan,
+        _session: &'c dyn Session,
+    ) -> BoxFuture<'f, Result<Arc<dyn ExecutionPlan>>>
+    where
+        'a: 'f,
+        'b: 'f,
+        'c: 'f,
+        Self: 'f,
+    {
+        ready(Ok(self.0.clone())).boxed()
     }
 }
 

@@ -19,11 +19,12 @@ use super::leaf_codec::LeafCodec;
 use super::portability::{check_received, decode};
 use super::task_plan::TaskPlan;
 use super::task_registry::{TaskGuard, TaskRegistry};
+use crate::erased::Erased;
 use crate::query_network::QueryNetwork;
 
 /// What tasks of a node need.
 pub(super) struct TaskRunner {
-    template: SessionState,
+    template: Erased<SessionState>,
     network: Arc<dyn QueryNetwork>,
     registry: Arc<TaskRegistry>,
 }
@@ -31,7 +32,7 @@ pub(super) struct TaskRunner {
 impl TaskRunner {
     /// With the sessions of `template`, for at most `max_queries` queries of other nodes at once.
     pub(super) fn new(template: SessionState, network: Arc<dyn QueryNetwork>, max_queries: usize) -> Self {
-        TaskRunner { template, network, registry: TaskRegistry::new(max_queries) }
+        TaskRunner { template: Erased::new(template), network, registry: TaskRegistry::new(max_queries) }
     }
 
     pub(super) fn network(&self) -> &Arc<dyn QueryNetwork> {
@@ -51,7 +52,7 @@ impl TaskRunner {
         let config =
             self.config(DistributedTaskContext { task_index: key.task_number, task_count: tasks }, &settings)?;
         let collects_metrics = DistributedConfig::from_session_config(&config)?.collect_metrics;
-        let mut state = self.template.clone();
+        let mut state = SessionState::clone(&self.template);
         *state.config_mut() = config;
         let context = state.task_ctx();
         let plan = match plan {

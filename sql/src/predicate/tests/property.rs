@@ -118,7 +118,7 @@ proptest! {
     fn predicate_of_an_expression_selects_the_same(text in filter()) {
         let batch = sample();
         let Ok(predicate) = parse(&text) else { return Ok(()) };
-        for expr in [planned(&text), predicate.expr.clone()] {
+        for expr in [planned(&text), (*predicate.expr).clone()] {
             if let Some(pushed) = Predicate::from_expr(&expr, &schema()) {
                 prop_assert_eq!(rows(&pushed, &batch), rows(&predicate, &batch), "{} as {}", text, pushed.text());
             }

@@ -278,10 +278,10 @@ proptest! {
         let Some(predicate) = predicate_of(filter, &batches[0].schema()) else { return Ok(()) };
         let Some(counts) = selected_counts(&predicate, &batches) else { return Ok(()) };
         let all: usize = counts.iter().sum();
-        prop_assert!(part_kept(&predicate, &batches) || all == 0, "{}: {all} rows of {batches:?}", predicate.expr);
+        prop_assert!(part_kept(&predicate, &batches) || all == 0, "{}: {all} rows of {batches:?}", *predicate.expr);
         for (at, (kept, count)) in kept(&predicate, &batches).into_iter().zip(counts).enumerate() {
             let kept = kept && part_kept(&predicate, &batches[at..=at]);
-            prop_assert!(kept || count == 0, "{}: batch {at}, {count} rows: {:?}", predicate.expr, batches[at]);
+            prop_assert!(kept || count == 0, "{}: batch {at}, {count} rows: {:?}", *predicate.expr, batches[at]);
         }
     }
 }
