@@ -7,6 +7,7 @@
 //! | [`commands`] | one module a command |
 //! | [`certificates`] | certificates for TLS: an authority, and what it issues |
 //! | [`formats`] | Parquet, CSV, Arrow IPC, JSON lines: files to batches and back |
+//! | [`http_get`] | calls of the HTTP ports of members |
 //! | [`threads`] | threads for blocking readers and writers, with bounded queues to the runtime |
 //! | [`output`], [`colours`], [`progress`] | tables and JSON on standard output; colours; progress bars |
 //! | [`prompt`] | passwords and confirmations, asked at the terminal |
@@ -27,6 +28,7 @@ mod contexts;
 #[cfg(test)]
 mod documented_commands;
 mod formats;
+mod http_get;
 mod output;
 mod progress;
 mod prompt;
@@ -145,6 +147,10 @@ async fn run(mut args: Args) -> Result<ExitCode> {
             Ok(client) => commands::bench::run(&bench, &client, json).await.map(|()| ExitCode::SUCCESS),
             Err(error) => Err(error),
         },
+        CliCommand::Top(top) => {
+            let connected = || commands::connect(cluster, tls, login);
+            commands::top::run(&top, connected, tls, json).await.map(|()| ExitCode::SUCCESS)
+        }
         command => {
             let used = OnceCell::new();
             let outcome = until_interrupted(interruptible(command, cluster, tls, login, json, &used)).await;
@@ -223,6 +229,7 @@ async fn interruptible(
         CliCommand::Dev(_)
         | CliCommand::Drain(_)
         | CliCommand::Bench(_)
+        | CliCommand::Top(_)
         | CliCommand::Login(_)
         | CliCommand::Logout
         | CliCommand::CompleteTables { .. } => unreachable!("`run` handles them"),

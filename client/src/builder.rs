@@ -20,6 +20,7 @@ use volley_common::{Code, Error, Result};
 use super::address::{dial_target, split_addresses};
 use super::local_reads::{LocalMode, LocalReads};
 use super::login::{self, ClientLogin};
+use super::nearness::Nearness;
 use super::session::{LoginMember, LoginSession};
 use super::{Client, failure, uri_of};
 
@@ -54,6 +55,8 @@ pub struct ClientBuilder {
     login: ClientLogin,
     local: LocalMode,
     traceparent: Option<String>,
+    /// Networks and hosts whose locations are tried first.
+    places: Vec<String>,
 }
 
 impl ClientBuilder {
@@ -130,15 +133,24 @@ impl ClientBuilder {
         }
     }
 
+    /// Prefers nodes at these places, such as those of the program's zone: networks as `10.1.0.0/16`, addresses, hosts, and ends of
+    /// hosts as `.zone-a.example`, separated by commas. Of the holders of a part those on this machine are read first, then these,
+    /// then the others.
+    pub fn prefer(mut self, places: impl AsRef<str>) -> Self {
+        self.places.extend(split_addresses(places.as_ref()).map(str::to_string));
+        self
+    }
+
     /// Connects. The login is sent with the first call, not yet here.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: no address, or not an address; addresses with and without TLS; a file that cannot be used; settings of
-    /// TLS for an address without TLS; the login would go to another machine without TLS, or is malformed; the `traceparent` is none.
-    /// UNAVAILABLE: no server answers. UNAUTHENTICATED: one of the sides refuses the other's certificate.
+    /// TLS for an address without TLS; the login would go to another machine without TLS, or is malformed; a place or the
+    /// `traceparent` is none. UNAVAILABLE: no server answers. UNAUTHENTICATED: one of the sides refuses the other's certificate.
     pub async fn connect(self) -> Result<Client> {
         let (addrs, is_tls) = self.targets()?;
         let traceparent = self.traceparent.as_deref().map(traceparent_header).transpose()?;
+        let nearness = Arc::new(Nearness::new(&self.places)?);
         let connector = ClientConnector::new(self.tls, HttpVersions::Http2);
         if is_tls {
             connector.load()?;
@@ -167,6 +179,7 @@ impl ClientBuilder {
             session,
             allow_plaintext_login,
             local,
+            nearness,
             writes,
             request_id,
             traceparent,

@@ -36,6 +36,7 @@
 //! | `session` | the credential that all calls carry, and its renewal |
 //! | `token_file` | reads the token of a file |
 //! | [`channel`] | the channel that adds the credential to each call |
+//! | `nearness` | which locations are near: on this machine, or where the program prefers |
 //! | `failure` | errors of calls whose connection failed |
 //! | `pushback` | repeats calls that a member refuses for the moment |
 #![forbid(unsafe_code)]
@@ -49,6 +50,7 @@ use volley_common::net::{ConnectionPool, MemberChannel};
 
 use address::EndpointLocation;
 use local_reads::LocalReads;
+use nearness::Nearness;
 use request_id::RequestId;
 use session::LoginSession;
 
@@ -78,6 +80,7 @@ mod failure;
 pub mod get;
 pub mod local_reads;
 pub mod login;
+mod nearness;
 mod parallel_put;
 mod pushback;
 pub mod put;
@@ -111,6 +114,8 @@ pub struct Client {
     allow_plaintext_login: bool,
     /// Reads by files on this machine.
     local: Arc<LocalReads>,
+    /// Which locations of endpoints are tried first.
+    nearness: Arc<Nearness>,
     /// The tasks of parallel puts.
     writes: TaskTracker,
     /// Of a client for one call: the call's id.

@@ -18,7 +18,7 @@ use crate::capsule::reader_of;
 use crate::errors::exception;
 use crate::requests::{ReadRequest, client_settings, description, fetch_options, partitions, write_request};
 use crate::rows::{PyRows, PySchema};
-use crate::scan::PyScan;
+use crate::scan::{PyScan, RowRange};
 use crate::source::{RowCounter, batches};
 use crate::writer::PyWriter;
 
@@ -145,9 +145,10 @@ impl PyConnection {
         perform(py, CallMode::new(py, timeout, done)?, work, |py, rows| Ok(Py::new(py, rows)?.into_any()))
     }
 
-    /// A read of a table or query, or of a partition, whose rows come while they are read.
+    /// A read of a table or query, or of a partition, whose rows come while they are read: of `most_rows` after `skip_rows`.
     #[pyo3(signature = (
-        command=None, *, partition=None, ordered=true, batch_rows=None, streams=None, window_bytes=None, timeout=None, done=None
+        command=None, *, partition=None, skip_rows=0, most_rows=None, ordered=true, batch_rows=None, streams=None, window_bytes=None,
+        timeout=None, done=None
     ))]
     #[allow(clippy::too_many_arguments, reason = "keywords of Python")]
     fn scan(
@@ -155,6 +156,8 @@ impl PyConnection {
         py: Python<'_>,
         command: Option<&str>,
         partition: Option<&[u8]>,
+        skip_rows: u64,
+        most_rows: Option<u64>,
         ordered: bool,
         batch_rows: Option<usize>,
         streams: Option<usize>,
@@ -168,10 +171,10 @@ impl PyConnection {
             _ => Err(Error::invalid("a scan is of a command or of a partition")),
         };
         let (client, request) = (self.client(py)?, request.map_err(invalid(py))?);
-        let options = fetch_options(streams, window_bytes);
+        let (options, range) = (fetch_options(streams, window_bytes), RowRange { skip: skip_rows, most: most_rows });
         let work = async move {
             let plan = request.plan(&client).await?;
-            PyScan::open(&client, plan, options, ordered, batch_rows)
+            PyScan::open(&client, plan, options, ordered, batch_rows, range)
         };
         perform(py, CallMode::new(py, timeout, done)?, work, |py, scan| Ok(Py::new(py, scan)?.into_any()))
     }

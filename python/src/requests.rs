@@ -27,6 +27,9 @@ struct ConnectSettings {
     #[serde(default)]
     plaintext_login: bool,
     local: Option<String>,
+    /// Networks and hosts, separated by commas.
+    #[serde(default)]
+    prefer: Option<String>,
 }
 
 /// A client that is not connected yet.
@@ -61,7 +64,7 @@ pub fn client_settings(json: &str) -> Result<ClientBuilder> {
     let login = login.allow_plaintext(settings.plaintext_login);
     let local = settings.local.as_deref().map_or(Ok(LocalMode::default()), str::parse)?;
     let client = Client::builder().addresses(&settings.addresses).tls(tls).login(login);
-    Ok(client.local(local).traceparent_of_environment())
+    Ok(client.prefer(settings.prefer.unwrap_or_default()).local(local).traceparent_of_environment())
 }
 
 /// What is read.

@@ -9,7 +9,7 @@ from typing import Any, Iterable, Sequence
 from . import _volley
 from ._errors import Error
 from ._html import cluster_svg, size, table_html
-from ._partitions import Partition
+from ._partitions import Partition, partitions_of
 from ._progress import Progress
 from ._sources import as_rows
 from ._table import Scan, Table, schema_text
@@ -46,6 +46,8 @@ def settings_of(cluster: str | Iterable[str] | None, given: dict[str, Any]) -> d
         settings["password"] = _variable("VOLLEY_PASSWORD")
     if settings.get("plaintext_login") is None:
         settings["plaintext_login"] = (_variable("VOLLEY_PLAINTEXT_LOGIN") or "").lower() in _TRUE
+    places = settings.get("prefer") or _variable("VOLLEY_PREFER") or ""
+    settings["prefer"] = places if isinstance(places, str) else ",".join(places)
     return {"addresses": addresses} | settings
 
 
@@ -76,6 +78,7 @@ def connect(
     tls_server_name: str | None = None,
     plaintext_login: bool | None = None,
     local: str | None = None,
+    prefer: str | Iterable[str] | None = None,
     timeout: float | None = None,
 ) -> Database:
     """Connects to a cluster.
@@ -87,6 +90,8 @@ def connect(
 
     ``local``: ``"auto"``, or else ``VOLLEY_LOCAL``: tables of a node on this machine that has a local socket are its files, mapped,
     which takes neither time nor memory for their bytes. ``"never"``: all rows come as messages.
+    ``prefer``: networks as ``"10.1.0.0/16"``, hosts, and ends of hosts as ``".zone-a.example"``, such as those of the program's zone;
+    else ``VOLLEY_PREFER``. Nodes on this machine are read first, then these, then the others.
     """
     given = {
         "user": user,
@@ -99,6 +104,7 @@ def connect(
         "tls_server_name": tls_server_name,
         "plaintext_login": plaintext_login,
         "local": local,
+        "prefer": prefer,
     }
     settings = settings_of(cluster, given)
     return Database(_volley.Connection.connect(json.dumps(settings), timeout=timeout), public_settings(settings))
@@ -255,12 +261,21 @@ class Database:
         columns: Sequence[str] | None = None,
         where: str | None = None,
         version: int | None = None,
+        min_parts: int | None = None,
         timeout: float | None = None,
     ) -> list[Partition]:
-        """Parts of one version of a table, for several processes or machines; see :class:`Partition`."""
+        """Parts of one version of a table, for several processes or machines; see :class:`Partition`.
+
+        ``min_parts``: so many at least, if the table has as many rows. The cluster stores a table as some parts; if these are fewer,
+        each is cut into ranges of rows here. A range fetches the rows of its part that are before it, too, and drops them: put a table
+        with more ``shards`` if it is always read by many.
+
+        >>> [part.num_rows for part in db.partitions("trips", min_parts=3)]
+        [1, 1, 2]
+        """
         options = {"columns": columns, "where": where, "version": version}
         found = self._connection.partitions(command(table, options), timeout=timeout)
-        return [Partition(index, rows, plan, self._settings) for index, (plan, rows) in enumerate(found)]
+        return partitions_of(found, min_parts, self._settings)
 
     def tables(self, prefix: str = "", *, timeout: float | None = None) -> list[dict[str, Any]]:
         """The tables whose names begin with ``prefix``: name, version, rows, bytes."""

@@ -80,6 +80,8 @@ class Connection:
         command: str | None = None,
         *,
         partition: bytes | None = None,
+        skip_rows: int = 0,
+        most_rows: int | None = None,
         ordered: bool = True,
         batch_rows: int | None = None,
         streams: int | None = None,

@@ -44,23 +44,27 @@ pub mod statement;
 pub mod stats;
 pub mod tables;
 pub mod token;
+pub mod top;
 pub mod user;
 pub mod versions;
 pub mod whoami;
 
 /// The variable that says whether tables are read by files.
 const LOCAL_VAR: &str = "VOLLEY_LOCAL";
+/// Networks and hosts whose nodes are read first.
+const PREFER_VAR: &str = "VOLLEY_PREFER";
 
 /// Connects to the cluster, as the user whom flags and variables name.
 ///
 /// # Errors
 /// The client's, with a remedy if there is no answer; those of [`ClientLoginArgs::login`]. INVALID_ARGUMENT: the address has a
-/// user and password.
+/// user and password; VOLLEY_PREFER has a place that is none.
 pub async fn connect(cluster: &str, tls: &ClientTls, login: &ClientLoginArgs) -> Result<Client> {
     secret_arguments::check_address(cluster)?;
     let login = login.login(cluster, tls).await?;
     let client = Client::builder().address(cluster).tls(tls.clone()).login(login);
-    let client = client.local(local_mode()?).traceparent_of_environment();
+    let places = std::env::var(PREFER_VAR).unwrap_or_default();
+    let client = client.prefer(places).local(local_mode()?).traceparent_of_environment();
     client.connect().await.map_err(|mut error| {
         if error.code == Code::Unavailable {
             error.message += failure::unreachable_hint(cluster);

@@ -7,6 +7,7 @@ mod contexts;
 mod dev_tls;
 mod file_options;
 mod files;
+mod json_page;
 mod login;
 mod metrics;
 mod program;

@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.flight as flight
 
+import training
+
 # Gets before the one that counts.
 WARM_UP = 2
 MAX_MESSAGE = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -223,7 +225,19 @@ def package_get(job, sources):
     return outcome | {"anonymous": max(anonymous() - before, 0), "bytes": kept[0].nbytes}
 
 
-JOBS = {"put": put, "get": get, "drain": drain, "package_put": package_put, "package_get": package_get}
+def train(job, sources):
+    """Shuffled batches, as programs that train read them."""
+    return training.train(job, sources.get(job["source"]), measured)
+
+
+JOBS = {
+    "put": put,
+    "get": get,
+    "drain": drain,
+    "package_put": package_put,
+    "package_get": package_get,
+    "train": train,
+}
 
 
 def forked(job, sources):

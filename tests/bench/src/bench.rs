@@ -165,6 +165,11 @@ impl Bench {
         Ok(places)
     }
 
+    /// The Python of the clients.
+    pub fn python(&self) -> &Path {
+        &self.python
+    }
+
     /// A folder on the disk for files of a case.
     pub fn folder(&self) -> &Path {
         self.data.path()

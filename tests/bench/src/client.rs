@@ -45,7 +45,8 @@ pub async fn run() -> Result<()> {
         | ClientJob::Get(_)
         | ClientJob::Drain(_)
         | ClientJob::PackagePut(_)
-        | ClientJob::PackageGet(_) => Err("this job is for the client in Python".into()),
+        | ClientJob::PackageGet(_)
+        | ClientJob::Train(_) => Err("this job is for the client in Python".into()),
     };
     match &outcome {
         Ok(outcome) => println!("{}", serde_json::to_string(outcome).map_err(|e| e.to_string())?),

@@ -59,7 +59,8 @@ impl ClientProcesses {
             | ClientJob::Get(_)
             | ClientJob::Drain(_)
             | ClientJob::PackagePut(_)
-            | ClientJob::PackageGet(_) => ClientHandle::Shared(&mut self.python),
+            | ClientJob::PackageGet(_)
+            | ClientJob::Train(_) => ClientHandle::Shared(&mut self.python),
             ClientJob::RustPut(_) | ClientJob::RustGet(_) | ClientJob::Small(_) | ClientJob::Infos(_) => {
                 let program = std::env::current_exe().map_err(|e| format!("cannot find this program's path: {e}"))?;
                 let mut command = Command::new(program);

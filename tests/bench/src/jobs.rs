@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// A job for a client. The Python client runs the first five, the Rust client the others.
+/// A job for a client. The Python client runs the first six, the Rust client the others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum ClientJob {
@@ -19,6 +19,8 @@ pub enum ClientJob {
     PackagePut(PackagePutJob),
     /// Get a table by the Python package.
     PackageGet(PackageGetJob),
+    /// Read shuffled batches, as programs that train do.
+    Train(TrainingJob),
     /// Put a table by Volley's own client.
     RustPut(RustPutJob),
     /// Get a table by Volley's own client.
@@ -162,6 +164,35 @@ pub struct PackageGetJob {
     pub local: String,
     /// A column whose values are summed up in the measured time.
     pub sum: Option<String>,
+}
+
+/// What reads shuffled batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainingLibrary {
+    /// The Python package, from the cluster.
+    Volley,
+    /// Lance, from a file of its own.
+    Lance,
+    /// WebDataset, from archives.
+    Webdataset,
+}
+
+/// An epoch of shuffled batches; or the first batch from a later row on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrainingJob {
+    /// What reads them.
+    pub library: TrainingLibrary,
+    /// HOST:PORT of members.
+    pub addresses: Vec<String>,
+    /// The table's name.
+    pub table: String,
+    /// Its rows, for the files of the other libraries.
+    pub source: RowSource,
+    /// Where these files are.
+    pub folder: String,
+    /// The row at which it begins; 0: the whole epoch.
+    pub position: u64,
 }
 
 /// A put by Volley's own client.

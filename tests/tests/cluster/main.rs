@@ -6,6 +6,7 @@ mod attacks;
 mod busy;
 mod catalog_limits;
 mod client;
+mod client_examples;
 mod compaction;
 mod coordinator_membership;
 mod crashes;

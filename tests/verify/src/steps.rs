@@ -86,7 +86,7 @@ pub const STEPS: &[VerifyStep] = &[
     )
     .with_binaries()
     .with_forms("of a matrix of cases, each row and each column", "all cases"),
-    VerifyStep::new("deploy", "the chart, its schemas, the compose file, and their command lines", deploy)
+    VerifyStep::new("deploy", "the chart, its schemas, the compose file, their command lines, and archives", deploy)
         .with_binaries(),
     VerifyStep::new("chaos", "a cluster of real processes under faults, its history checked", chaos)
         .with_binaries()

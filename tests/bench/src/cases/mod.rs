@@ -13,6 +13,7 @@ mod python;
 mod rust;
 mod shapes;
 mod sweep;
+mod training;
 
 /// The name of the case that measures the Python package.
 const PYTHON: &str = "python";
@@ -71,7 +72,7 @@ pub const CASES: &[BenchCase] = &[
     },
     BenchCase {
         name: PYTHON,
-        about: "get and put with the Python package and with pyarrow, 4 nodes",
+        about: "get and put with the Python package and with pyarrow, and shuffled batches, 4 nodes",
         run: |b| Box::pin(python::all(b)),
     },
     BenchCase {
