@@ -4,6 +4,7 @@ use std::process::Command;
 
 use volley_verify::{Project, VerifyResult, python_package, run};
 
+use crate::member_check::MemberCheck;
 use crate::packaged_programs::{DEPENDENCY_CHECKER, MDBOOK};
 use crate::{fuzz, release_suites};
 
@@ -125,7 +126,7 @@ fn format(project: &Project, _: VerifyPurpose) -> VerifyResult {
 }
 
 fn lint(project: &Project, _: VerifyPurpose) -> VerifyResult {
-    run(&mut project.cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+    MemberCheck::Lint.run(project, &["--all-targets"])
 }
 
 fn test(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
@@ -190,7 +191,7 @@ fn demo(project: &Project, _: VerifyPurpose) -> VerifyResult {
 }
 
 fn docs(project: &Project, _: VerifyPurpose) -> VerifyResult {
-    run(project.cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
+    MemberCheck::Docs.run(project, &["--lib", "--bins"])
 }
 
 fn book(project: &Project, _: VerifyPurpose) -> VerifyResult {
