@@ -124,7 +124,7 @@ const TEST_THREADS: (&str, usize) = ("RUST_TEST_THREADS", 3);
 
 /// How many client tests run beside each other. They mostly wait for processes, so there are more than processors of a small
 /// machine. Each begins with consecutive files, and takes tests from the others at its end: a shared cluster starts once for each.
-const CLIENT_WORKERS: [&str; 4] = ["-n", "3", "--dist", "worksteal"];
+const CLIENT_WORKERS: [&str; 4] = ["-n", "4", "--dist", "worksteal"];
 
 fn format(project: &Project, _: VerifyPurpose) -> VerifyResult {
     run(&mut project.cargo(&["fmt", "--all", "--check"])).map_err(|e| format!("{e}; `cargo fmt --all` formats it"))
