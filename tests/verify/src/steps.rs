@@ -1,9 +1,11 @@
 //! The steps of `cargo verify`, each in the form that a commit needs and in the form that a release needs.
 
+use std::num::NonZero;
 use std::process::Command;
 
 use volley_verify::{Project, VerifyResult, python_package, run};
 
+use crate::member_check::MemberCheck;
 use crate::packaged_programs::{DEPENDENCY_CHECKER, MDBOOK};
 use crate::{fuzz, release_suites};
 
@@ -116,16 +118,20 @@ const TEST_FORMS: [(&str, &str, &str); 3] = [
 /// Cases of `cargo cost` for a commit: each way of a byte once. The others are the same ways with other columns or messages.
 const SHORT_COST: &str = "get,get-columns,get-remote,get-proxied,put,put-strings,put-copy,put-proxied";
 
+/// The variable for how many tests of an executable run beside each other, and how many do. Those of clusters mostly wait for processes, so
+/// there are more than processors of a small machine.
+const TEST_THREADS: (&str, usize) = ("RUST_TEST_THREADS", 3);
+
 /// How many client tests run beside each other. They mostly wait for processes, so there are more than processors of a small
 /// machine. Each begins with consecutive files, and takes tests from the others at its end: a shared cluster starts once for each.
-const CLIENT_WORKERS: [&str; 4] = ["-n", "3", "--dist", "worksteal"];
+const CLIENT_WORKERS: [&str; 4] = ["-n", "4", "--dist", "worksteal"];
 
 fn format(project: &Project, _: VerifyPurpose) -> VerifyResult {
     run(&mut project.cargo(&["fmt", "--all", "--check"])).map_err(|e| format!("{e}; `cargo fmt --all` formats it"))
 }
 
 fn lint(project: &Project, _: VerifyPurpose) -> VerifyResult {
-    run(&mut project.cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+    MemberCheck::Lint.run(project, &["--all-targets"])
 }
 
 fn test(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
@@ -135,6 +141,11 @@ fn test(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
         if std::env::var_os(name).is_none() {
             command.env(name, if purpose == VerifyPurpose::Commit { commit } else { release });
         }
+    }
+    let (variable, threads) = TEST_THREADS;
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    if processors < threads && std::env::var_os(variable).is_none() {
+        command.env(variable, threads.to_string());
     }
     run(&mut command)?;
     run(&mut project.cargo(&["test", "--workspace", "--doc", "--locked"]))
@@ -190,7 +201,7 @@ fn demo(project: &Project, _: VerifyPurpose) -> VerifyResult {
 }
 
 fn docs(project: &Project, _: VerifyPurpose) -> VerifyResult {
-    run(project.cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
+    MemberCheck::Docs.run(project, &["--lib", "--bins"])
 }
 
 fn book(project: &Project, _: VerifyPurpose) -> VerifyResult {
