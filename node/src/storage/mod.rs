@@ -8,7 +8,7 @@
 //! | `part_writer` | record batches → a part |
 //! | `open_part` | a part that other nodes read while it is written, or before it is durable |
 //! | `part_receiver` | bytes from another node → a part |
-//! | `commit_part`, `shard_dirs` | how a part becomes durable |
+//! | `commit_part`, `shard_dirs` | how a part becomes durable; `dir_syncs`: the folders of many parts at once |
 //! | `part`, `mapping` | a part, mapped and parsed |
 //! | `part_cache` | parts that stay open for the next reader |
 //! | `checksum`, `verification_log` | verifying a part; when each was last verified |
@@ -41,6 +41,7 @@ mod checksummed_file;
 mod commit_part;
 mod control_file;
 mod dictionaries;
+mod dir_syncs;
 mod disk_health;
 mod disk_space;
 mod fingerprint;
