@@ -187,11 +187,16 @@ impl PartCopier {
             let held = copier.0.store.held(&[id]).pop();
             held.ok_or_else(|| Error::unavailable(format!("part {id} was removed when it had been copied")))
         };
-        RunningCopy { outcome: self.spawn(id, copying), cancel, background }
+        RunningCopy { outcome: self.spawn(id, background, copying), cancel, background }
     }
 
     /// Runs a copy, whose part is among those that are received once it is no more among those that are copied.
-    fn spawn(&self, id: PartId, copying: impl Future<Output = Result<HeldPart>> + Send + 'static) -> CopyOutcome {
+    fn spawn(
+        &self,
+        id: PartId,
+        background: bool,
+        copying: impl Future<Output = Result<HeldPart>> + Send + 'static,
+    ) -> CopyOutcome {
         let copier = self.clone();
         let task = tokio::spawn(async move {
             let copied = {
@@ -199,7 +204,7 @@ impl PartCopier {
                 let _running = RemoveRunning { copier: &copier, id };
                 copying.await
             };
-            copied.map(|held| copier.0.received.add(held))
+            copied.map(|held| copier.0.received.add(held, background))
         });
         let outcome =
             async move { task.await.unwrap_or_else(|e| Err(Error::internal(format!("copying part {id}: {e}")))) };
@@ -363,7 +368,7 @@ mod tests {
         let outcome = {
             // As an order does: the copy that has ended is removed only after it was added.
             let mut copies = copier.0.copies.lock();
-            let outcome = copier.spawn(id, async { panicking() });
+            let outcome = copier.spawn(id, false, async { panicking() });
             let cancel = CancellationToken::new();
             copies.running.insert(id, RunningCopy { outcome: outcome.clone(), cancel, background: false });
             outcome
