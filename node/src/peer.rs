@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use volley_common::wire::MAX_PEER_MESSAGE;
+use volley_common::wire::catalog::Part;
 use volley_common::wire::cluster::node_server::{Node, NodeServer};
 use volley_common::wire::cluster::{
     CopyOpenPartReply, CopyOpenPartRequest, CopyPart, CopyPartReply, DescribeWorkerReply, DescribeWorkerRequest,
@@ -33,6 +35,8 @@ pub struct NodePeerService {
     copier: Arc<PartCopier>,
     coordinators: Arc<CoordinatorClient>,
     sql: Arc<SqlContext>,
+    /// Cancelled when the process is to stop.
+    shutdown: CancellationToken,
 }
 
 /// The service, with the message limits of all members.
@@ -43,6 +47,7 @@ pub fn service(context: &NodeContext) -> NodeServer<NodePeerService> {
         copier: copier.clone(),
         coordinators: coordinators.clone(),
         sql: context.sql.clone(),
+        shutdown: context.shutdown.clone(),
     };
     NodeServer::new(service).max_decoding_message_size(MAX_PEER_MESSAGE).max_encoding_message_size(MAX_PEER_MESSAGE)
 }
@@ -71,7 +76,18 @@ impl Node for NodePeerService {
         &self,
         request: Request<CopyOpenPartRequest>,
     ) -> Result<Response<CopyOpenPartReply>, Status> {
-        Ok(Response::new(self.copier.copy_open(request.into_inner()).await?))
+        let order = request.into_inner();
+        let (id, grows) = (order.part.as_ref().map(Part::part_id), order.content.is_empty());
+        tokio::select! {
+            reply = self.copier.copy_open(order) => Ok(Response::new(reply?)),
+            // The writer of the part may wait for its client for any time: it finds another node.
+            () = self.shutdown.cancelled(), if grows => {
+                if let Some(id) = id {
+                    self.copier.cancel(id).await;
+                }
+                Err(Error::unavailable("the node is stopping").into())
+            }
+        }
     }
 
     async fn discard_parts(
