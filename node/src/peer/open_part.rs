@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use futures::{Stream, stream};
 use tokio::sync::watch;
 use tonic::Status;
@@ -18,8 +18,8 @@ struct OpenPartReader {
     part: BlockingDrop<Arc<OpenPart>>,
     progress: watch::Receiver<PartProgress>,
     at: u64,
-    /// The memory of the chunk before, which is used again once that was sent.
-    buffer: BytesMut,
+    /// The chunk before, whose memory is used again once that was sent.
+    last: Option<Bytes>,
     is_done: bool,
 }
 
@@ -38,7 +38,7 @@ pub fn chunks(
         return Err(Error::invalid(format!("part {id} has {written} bytes so far, so none at {offset}")));
     }
     let part = BlockingDrop::new(part);
-    let reader = OpenPartReader { id, part, progress, at: offset, buffer: BytesMut::new(), is_done: false };
+    let reader = OpenPartReader { id, part, progress, at: offset, last: None, is_done: false };
     Ok(stream::try_unfold(reader, |reader| async move { reader.next().await.map_err(Status::from) }))
 }
 
@@ -65,7 +65,12 @@ impl OpenPartReader {
     async fn read(mut self, length: usize, progress: PartProgress) -> Result<(PartChunk, Self)> {
         let id = self.id;
         let reading = tokio::task::spawn_blocking(move || {
-            let data = self.part.get().read(self.at, length, &mut self.buffer)?;
+            let free = self.last.take().and_then(|last| last.try_into_mut().ok());
+            let mut buffer = free.unwrap_or_default();
+            buffer.resize(length, 0);
+            self.part.get().read(self.at, &mut buffer)?;
+            let data = buffer.freeze();
+            self.last = Some(data.clone());
             self.at += length as u64;
             let end: Option<PartEnd> = progress.end.filter(|end| end.bytes == self.at);
             self.is_done = end.is_some();

@@ -23,8 +23,9 @@ use crate::storage::{
     BatchWrite, FOLLOWED_BYTES, FinishedPart, MAX_WHOLE_BATCH_BYTES, PartSpec, PartStore, PartWriter, SealedPart,
 };
 
-/// Maximum number of parts of one put that are being sealed at the same time, while the next is being written.
-const MAX_SEALS: usize = 2;
+/// Maximum number of parts of one put that are complete and not durable on this node, although they are placed here, while the next is
+/// being written. The parts of a table with a few shards end together, and their holders wait for their ends.
+const MAX_SEALS: usize = 8;
 /// Maximum number of parts of one put that are complete and wait for their copies: each has a file open.
 const MAX_PENDING_PARTS: usize = 64;
 /// A part of at most so many bytes is sent with the order to copy it.

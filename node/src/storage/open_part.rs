@@ -8,7 +8,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Weak};
 
-use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use volley_common::wire::cluster::PartEnd;
@@ -69,16 +68,13 @@ impl OpenPart {
         self.progress.borrow().end.is_some()
     }
 
-    /// Reads `length` bytes that are written, into memory of `buffer`, which is empty. Blocks.
+    /// Fills `buffer` with bytes that are written, from `at` on. Blocks.
     ///
     /// # Errors
     /// UNAVAILABLE: the file cannot be read.
-    pub fn read(&self, at: u64, length: usize, buffer: &mut BytesMut) -> Result<Bytes> {
-        buffer.resize(length, 0);
-        let read = self.file.read_exact_at(buffer, at);
-        let bytes = buffer.split().freeze();
-        read.map(|()| bytes)
-            .map_err(|e| Error::unavailable(format!("part {} cannot be read before it is durable: {e}", self.id)))
+    pub fn read(&self, at: u64, buffer: &mut [u8]) -> Result<()> {
+        let failed = |e| Error::unavailable(format!("part {} cannot be read before it is durable: {e}", self.id));
+        self.file.read_exact_at(buffer, at).map_err(failed)
     }
 }
 
@@ -102,10 +98,12 @@ mod tests {
         let registry = Arc::default();
         let (part, sender) = OpenPart::register(&registry, PartId(7), Arc::new(file));
         assert!(registry.get(PartId(7)).is_some() && registry.get(PartId(8)).is_none());
-        let mut buffer = BytesMut::new();
-        assert_eq!(&part.read(2, 3, &mut buffer).unwrap()[..], b"234");
-        assert_eq!(&part.read(5, 5, &mut buffer).unwrap()[..], b"56789");
-        assert!(part.read(8, 3, &mut buffer).is_err() && !part.is_complete());
+        let mut buffer = [0; 3];
+        part.read(2, &mut buffer).unwrap();
+        assert_eq!(&buffer, b"234");
+        part.read(7, &mut buffer).unwrap();
+        assert_eq!(&buffer, b"789");
+        assert!(part.read(8, &mut buffer).is_err() && !part.is_complete());
         let end = PartEnd { bytes: 10, crc32c: 1 };
         sender.send_replace(PartProgress { written: 10, end: Some(end) });
         drop(sender);

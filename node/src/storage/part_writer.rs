@@ -314,7 +314,9 @@ impl FinishedPart {
     /// # Errors
     /// UNAVAILABLE: its file cannot be read.
     pub fn content(&self) -> Result<Bytes> {
-        self.open.read(0, self.sealed.bytes as usize, &mut BytesMut::new())
+        let mut content = BytesMut::zeroed(self.sealed.bytes as usize);
+        self.open.read(0, &mut content)?;
+        Ok(content.freeze())
     }
 
     /// Makes the part durable and adds it to the inventory.
