@@ -274,7 +274,7 @@ impl InProcessCluster {
     pub fn unfinished(&self, node: usize) -> Vec<(PartId, u64)> {
         let files = std::fs::read_dir(self.nodes[node].dir.path().join("tmp")).unwrap();
         let part = |file: std::fs::DirEntry| {
-            let id = file.file_name().to_str()?.split('-').next()?.parse().ok()?;
+            let id = file.file_name().to_str()?.split('-').next()?.parse::<PartId>().ok()?;
             Some((id, file.metadata().ok()?.len()))
         };
         files.filter_map(|file| part(file.ok()?)).collect()
