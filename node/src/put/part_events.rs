@@ -13,9 +13,9 @@ pub type PartEventSender = mpsc::Sender<Result<PartEvent>>;
 /// What happens to a part.
 pub enum PartEvent {
     /// It has so many bytes that its holders may begin to copy it, while it grows. Its row has no rows, length or checksum yet.
-    Growing(catalog::Part),
+    Growing(Box<catalog::Part>),
     /// Its last byte is written.
-    Finished(PendingPart),
+    Finished(Box<PendingPart>),
 }
 
 /// A part that is complete, and not durable on any node.

@@ -189,7 +189,7 @@ impl PartSink {
         part.is_announced = true;
         let row = new_row(&self.config, shard, part);
         // If nobody receives it, the put has failed, and its writer is told by its queue.
-        let _ = self.events.blocking_send(Ok(PartEvent::Growing(row)));
+        let _ = self.events.blocking_send(Ok(PartEvent::Growing(Box::new(row))));
         Ok(())
     }
 
@@ -227,7 +227,8 @@ impl PartSink {
                     places.push(place);
                     content
                 });
-                Ok(PartEvent::Finished(PendingPart::new(row, file, content, seals, places)))
+                let pending = PendingPart::new(row, file, content, seals, places);
+                Ok(PartEvent::Finished(Box::new(pending)))
             });
             let _ = events.blocking_send(finished);
         });

@@ -1,6 +1,6 @@
 //! Step 4 of a put: the holders of its parts copy them while they are written, and make them durable.
 //!
-//! Other nodes pull the bytes; this node orders them to ([`orders`]). It is a holder like others, if the shard is placed here.
+//! Other nodes pull the bytes; this node orders them to (`orders`). It is a holder like others, if the shard is placed here.
 
 mod orders;
 mod replicated_part;
@@ -68,7 +68,7 @@ impl PartReplicator {
         match event {
             PartEvent::Growing(row) => {
                 let targets = self.targets(row.shard);
-                let part = ReplicatedPart::new(row, targets.local);
+                let part = ReplicatedPart::new(*row, targets.local);
                 self.growing.lock().insert(part.id(), part.clone());
                 Some(self.start(part, targets))
             }

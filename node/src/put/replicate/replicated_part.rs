@@ -19,7 +19,7 @@ pub struct ReplicatedPart {
     /// The whole row, without holders, once the part is complete.
     finished: watch::Sender<Option<catalog::Part>>,
     /// The file and the content, from then on until no copy needs them.
-    pending: Mutex<Option<PendingPart>>,
+    pending: Mutex<Option<Box<PendingPart>>>,
     holders: Mutex<Vec<NodeId>>,
     /// Nodes that were ordered to copy it.
     ordered: Mutex<Vec<NodeId>>,
@@ -54,7 +54,7 @@ impl ReplicatedPart {
     }
 
     /// Its last byte is written.
-    pub fn finish(&self, mut pending: PendingPart) {
+    pub fn finish(&self, mut pending: Box<PendingPart>) {
         if !self.is_local {
             pending.release_seals();
         }
