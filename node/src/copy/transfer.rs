@@ -109,6 +109,8 @@ pub async fn transfer(
     let pace = if open { PACE_OF_OPEN_PARTS } else { PACE };
     let read = tokio::select! {
         read = pool.while_answering(source, read_chunks(reply, &chunks, throttle, pace)) => read,
+        // The writer failed, and returns the error: the source may send nothing for any time.
+        () = chunks.closed() => Ok(()),
         () = stop.cancelled() => Err(cancelled()),
     };
     if read.is_ok() {
