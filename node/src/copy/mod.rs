@@ -349,36 +349,4 @@ fn cancelled(id: PartId) -> Error {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use futures::stream;
-
-    use super::*;
-    use crate::put::tests::cluster::{InProcessCluster, batch, messages};
-
-    fn panicking() -> Result<HeldPart> {
-        panic!("a test")
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn part_whose_copy_panicked_is_copied_by_the_next_order() {
-        let cluster = InProcessCluster::start(2, &[&[0]], 1).await;
-        cluster.put(stream::iter(messages("t", vec![batch(0, 10)]).await)).await.unwrap();
-        let part = cluster.write().parts.into_iter().next().unwrap();
-        let (id, copier) = (part.part_id(), &cluster.nodes[1].context.copier);
-        let outcome = {
-            // As an order does: the copy that has ended is removed only after it was added.
-            let mut copies = copier.0.copies.lock();
-            let outcome = copier.spawn(id, false, async { panicking() });
-            let cancel = CancellationToken::new();
-            copies.running.insert(id, RunningCopy { outcome: outcome.clone(), cancel, background: false });
-            outcome
-        };
-        assert_eq!(outcome.await.unwrap_err().code, Code::Internal);
-        assert!(copier.0.copies.lock().running.is_empty());
-
-        let sources = vec![cluster.nodes[0].context.addresses.peer_addr.clone()];
-        let order = CopyPart { part: Some(part), table: vec!["t".into()], sources, background: false };
-        copier.copy(order).await.unwrap();
-        assert_eq!(cluster.held(1), 1);
-    }
-}
+mod tests;
