@@ -15,12 +15,9 @@ use volley_common::wire::cluster::{
 use super::*;
 use crate::context::NodeContext;
 
-/// What a put returns.
-type PutOutcome = Result<Vec<Bytes>, Error>;
-
 /// A put whose last message waits.
 struct HeldPut {
-    put: JoinHandle<PutOutcome>,
+    put: JoinHandle<Result<Vec<Bytes>, Error>>,
     rest: CancellationToken,
 }
 
@@ -45,7 +42,7 @@ impl HeldPut {
         HeldPut { put, rest }
     }
 
-    async fn go_on(self) -> PutOutcome {
+    async fn go_on(self) -> Result<Vec<Bytes>, Error> {
         self.rest.cancel();
         self.put.await.unwrap()
     }
