@@ -143,7 +143,7 @@ impl Coordinator for FakeCoordinator {
             ..Write::default()
         };
         let write = state.writes.entry(request.write_id).or_insert(new).clone();
-        Ok(Response::new(WritePlan { write: Some(write), nodes: state.nodes.clone(), lease_ms: 60_000 }))
+        Ok(Response::new(WritePlan { write: Some(write), nodes: state.nodes.clone(), lease_ms: 60_000, early: false }))
     }
 
     async fn stage_parts(&self, request: Request<StagePartsRequest>) -> Result<Response<StagePartsReply>, Status> {
