@@ -7,9 +7,9 @@
 //! | [`handshake`] | reads the first messages: descriptor, options, schema |
 //! | [`plan`] | begins the write at the coordinators, which choose the targets |
 //! | [`feed`] | queues the messages for the writer |
-//! | [`write`](mod@write) | messages become sealed parts ([`part_sink`]), on the threads of [`writers`]; [`shards`] (pure) splits rows into shards, [`blocks`] counts their blocks |
+//! | [`write`](mod@write) | messages become parts ([`part_sink`]), on the threads of [`writers`]; [`shards`] (pure) splits rows into shards, [`blocks`] counts their blocks; [`part_events`] says what becomes of the parts |
 //! | [`growth`] | bounds what is stored by what was sent |
-//! | [`replicate`] | copies sealed parts to their holders |
+//! | [`replicate`] | lets the holders of the parts copy them while they are written |
 //! | [`commit`] | commits the write, or rolls it back |
 //! | [`ack_stream`] | the results that the client reads during the put |
 //!
@@ -25,6 +25,7 @@ pub mod commit;
 pub mod feed;
 pub mod growth;
 pub mod handshake;
+pub mod part_events;
 pub mod part_sink;
 pub mod plan;
 pub mod replicate;
@@ -207,14 +208,14 @@ async fn write_rows(
     let (table, began) = (handshake.request.name.clone(), Instant::now());
     let (config, resources) = (write.sink_config(), context.resources.clone());
     let preserves_batches = config.spec.preserve_batches;
-    let (sealed, sealed_parts) = mpsc::channel(write::SEALED_PARTS);
+    let (events, part_events) = mpsc::channel(write::PART_EVENTS);
     let writing = async {
         let (messages, queue) = mpsc::channel(write::QUEUED_MESSAGES);
-        let writer = MessageWriter::new(config, &resources, handshake.decoder, sealed, Handle::current())?;
+        let writer = MessageWriter::new(config, &resources, handshake.decoder, events, Handle::current())?;
         let feed = feed::feed(input, acks, messages, &resources.memory, preserves_batches);
         tokio::try_join!(feed, writers::write_messages(resources.writers.clone(), writer, queue)).map(|_| ())
     };
-    let outcome = commit::execute(write, writing, sealed_parts).await?;
+    let outcome = commit::execute(write, writing, part_events).await?;
     let seconds = began.elapsed().as_secs_f64();
     tracing::info!(%table, outcome = %String::from_utf8_lossy(&outcome), seconds, "a put was committed");
     Ok((!preserves_batches || !acks.has_metadata()).then_some(outcome))

@@ -23,7 +23,7 @@ use volley_common::server::serve::{self, ServerLimits, TonicService};
 use volley_common::wire::catalog::{Node, ShardPlacement, TableSpec, Write, WriteOutcome, WriteState};
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
 use volley_common::wire::cluster::*;
-use volley_common::{Error, NodeId};
+use volley_common::{Error, NodeId, PartId};
 
 use crate::config::NodeConfig;
 use crate::context::{NodeAddresses, NodeContext, NodeSecurity};
@@ -58,6 +58,8 @@ pub struct FakeCoordinatorState {
     pub assertions: Vec<Option<Bytes>>,
     /// How clients name the calls of BeginWrite.
     pub request_ids: Vec<Option<String>>,
+    /// Whether plans are sent before their begin is committed, to nodes that know that.
+    pub begins_early: bool,
     /// The error after each commit, which takes effect nevertheless.
     pub lose_commit_reply: Option<Error>,
 }
@@ -125,6 +127,7 @@ impl Coordinator for FakeCoordinator {
         if let Some(error) = state.refuse_begin.clone() {
             return Err(error.into());
         }
+        let early = state.begins_early && request.may_begin_early;
         let ttl_ms = request.ttl_ms.unwrap_or(request.temporary_ttl_ms);
         let stats_columns = request.stats_columns.unwrap_or_default().names;
         let (ttl_ms, stats_columns) =
@@ -143,7 +146,7 @@ impl Coordinator for FakeCoordinator {
             ..Write::default()
         };
         let write = state.writes.entry(request.write_id).or_insert(new).clone();
-        Ok(Response::new(WritePlan { write: Some(write), nodes: state.nodes.clone(), lease_ms: 60_000 }))
+        Ok(Response::new(WritePlan { write: Some(write), nodes: state.nodes.clone(), lease_ms: 60_000, early }))
     }
 
     async fn stage_parts(&self, request: Request<StagePartsRequest>) -> Result<Response<StagePartsReply>, Status> {
@@ -211,7 +214,7 @@ pub struct PeerNode {
     pub context: Arc<NodeContext>,
     /// Stops the peer service.
     pub stop: CancellationToken,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 pub struct InProcessCluster {
@@ -270,6 +273,26 @@ impl InProcessCluster {
         self.nodes[node].context.store.inventory().len()
     }
 
+    /// The files of parts that a node has not finished, with their lengths.
+    pub fn unfinished(&self, node: usize) -> Vec<(PartId, u64)> {
+        let files = std::fs::read_dir(self.nodes[node].dir.path().join("tmp")).unwrap();
+        let part = |file: std::fs::DirEntry| {
+            let id = file.file_name().to_str()?.split('-').next()?.parse::<PartId>().ok()?;
+            Some((id, file.metadata().ok()?.len()))
+        };
+        files.filter_map(|file| part(file.ok()?)).collect()
+    }
+
+    /// Waits until a node has received so many bytes of a part that is not finished.
+    pub async fn receives(&self, node: usize, bytes: u64) -> PartId {
+        loop {
+            if let Some((id, _)) = self.unfinished(node).into_iter().find(|(_, length)| *length >= bytes) {
+                return id;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     pub fn write(&self) -> Write {
         self.coordinator.state.lock().writes.values().next().cloned().unwrap()
     }
@@ -312,7 +335,7 @@ async fn start_node(coordinator: &str) -> PeerNode {
     let stop = CancellationToken::new();
     let service = TonicService(Routes::new(peer::service(&context)));
     tokio::spawn(serve::serve(listener, service, stop.clone(), ServerLimits::default()));
-    PeerNode { context, stop, _dir: dir }
+    PeerNode { context, stop, dir }
 }
 
 fn catalog_node(context: &NodeContext) -> Node {
