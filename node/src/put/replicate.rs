@@ -275,8 +275,8 @@ impl ReplicatorShared {
     /// Nodes that failed an earlier copy, or hang as far as this node knows.
     fn failed_nodes(&self) -> BTreeSet<NodeId> {
         let hangs = |addr: &str| self.context.pool.health(addr).rank() == HealthRank::Silent;
-        let silent = self.plan.nodes.iter().filter(|node| hangs(&node.peer_addr)).map(|node| NodeId(node.id));
-        self.failed.lock().iter().copied().chain(silent).collect()
+        let silent = other_nodes(&self.plan, self.context.store.node()).filter(|node| hangs(&node.peer_addr));
+        self.failed.lock().iter().copied().chain(silent.map(|node| NodeId(node.id))).collect()
     }
 
     /// Peer addresses that have the part: this node, then the other holders.
@@ -295,6 +295,12 @@ impl ReplicatorShared {
     fn peer_addr(&self, node: NodeId) -> Option<&str> {
         self.plan.nodes.iter().find(|n| n.id == node.0).map(|n| n.peer_addr.as_str())
     }
+}
+
+/// The nodes of the plan but `this_node`, whose own health is never looked up: a member is compared with all whose health is known,
+/// and a node that is cut off from the others still answers itself.
+fn other_nodes(plan: &WritePlan, this_node: NodeId) -> impl Iterator<Item = &catalog::Node> {
+    plan.nodes.iter().filter(move |node| node.id != this_node.0)
 }
 
 /// The nodes that are to hold a part.
@@ -347,54 +353,4 @@ fn replace_failed(first: &mut [NodeId], substitutes: &mut Vec<NodeId>, failed: &
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plan(placement: &[&[u64]], min_copies: u32, nodes: &[u64]) -> WritePlan {
-        let spec = catalog::TableSpec { min_copies, ..Default::default() };
-        let placement = placement.iter().map(|ids| catalog::ShardPlacement { nodes: ids.to_vec() }).collect();
-        WritePlan {
-            write: Some(catalog::Write { spec: Some(spec), placement, ..Default::default() }),
-            nodes: nodes.iter().map(|id| catalog::Node { id: *id, ..Default::default() }).collect(),
-            lease_ms: 0,
-        }
-    }
-
-    fn none() -> BTreeSet<NodeId> {
-        BTreeSet::new()
-    }
-
-    #[test]
-    fn writers_copy_counts_only_if_its_shard_is_placed_there() {
-        let plan = plan(&[&[1, 2], &[2, 3]], 2, &[1, 2, 3, 4]);
-        let own = choose_targets(&plan, 0, NodeId(1), &none());
-        assert_eq!((own.local, own.first, own.required), (true, vec![NodeId(2)], 2));
-        let other = choose_targets(&plan, 1, NodeId(1), &none());
-        assert_eq!((other.local, other.first, other.required), (false, vec![NodeId(2), NodeId(3)], 2));
-    }
-
-    #[test]
-    fn substitutes_are_neither_placed_nor_the_writer() {
-        let plan = plan(&[&[1, 2], &[1, 2]], 2, &[1, 2, 3, 4, 5]);
-        assert_eq!(choose_targets(&plan, 0, NodeId(3), &none()).substitutes, [NodeId(4), NodeId(5)]);
-        assert_eq!(choose_targets(&plan, 1, NodeId(3), &none()).substitutes, [NodeId(5), NodeId(4)]);
-    }
-
-    #[test]
-    fn required_copies_are_at_most_the_placed_nodes() {
-        assert_eq!(choose_targets(&plan(&[&[1]], 2, &[1]), 0, NodeId(1), &none()).required, 1);
-        assert_eq!(choose_targets(&plan(&[&[1, 2, 3]], 0, &[1, 2, 3]), 0, NodeId(1), &none()).required, 1);
-        let nowhere = choose_targets(&plan(&[], 1, &[1]), 0, NodeId(1), &none());
-        assert!(nowhere.local && nowhere.first.is_empty() && nowhere.substitutes.is_empty());
-    }
-
-    #[test]
-    fn failed_nodes_are_chosen_last() {
-        let plan = plan(&[&[1, 2, 3]], 2, &[1, 2, 3, 4, 5]);
-        let targets = choose_targets(&plan, 0, NodeId(1), &[NodeId(2), NodeId(4)].into());
-        assert_eq!(targets.first, [NodeId(5), NodeId(3)]);
-        assert_eq!(targets.substitutes, [NodeId(4), NodeId(2)]);
-        let all_failed = choose_targets(&plan, 0, NodeId(1), &(2..6).map(NodeId).collect());
-        assert_eq!(all_failed.first, [NodeId(2), NodeId(3)]);
-    }
-}
+mod tests;
