@@ -321,19 +321,12 @@ impl MemberHealth {
         if let Some((_, failure)) = last_failure.filter(|(at, _)| *at > asked) {
             return Err(failure);
         }
-        match self.send_probe(&mut prober).await {
-            // Something else came from it meanwhile.
-            Err(_) if self.has_given_sign(asked) => Ok(()),
-            Err(failure) => {
-                self.state.lock().last_failure = Some((Instant::now(), failure));
-                Err(failure)
-            }
-            Ok(()) => Ok(()),
-        }
+        self.send_probe(&mut prober).await
     }
 
-    /// Sends a probe and waits for its answer in time. A later answer is recorded, too.
+    /// Sends a probe and waits for its answer in time. A later answer is recorded, too, as is a failure.
     async fn send_probe(self: &Arc<Self>, prober: &mut Option<ProbeConnection>) -> Result<(), ProbeFailure> {
+        let sent = Instant::now();
         if prober.is_none() {
             let channel = self.connector.observed_channel(self.settings, &self.addr, self.received());
             *prober = Some(ProbeConnection::new(channel.map_err(|_| ProbeFailure::Unanswered)?));
@@ -351,6 +344,12 @@ impl MemberHealth {
         };
         if !connection.record(outcome) {
             *prober = None;
+        }
+        match outcome {
+            // Something else came from it meanwhile.
+            Err(_) if self.has_given_sign(sent) => return Ok(()),
+            Err(failure) => self.state.lock().last_failure = Some((Instant::now(), failure)),
+            Ok(()) => {}
         }
         outcome
     }
