@@ -74,7 +74,7 @@ impl RemoteUrl {
         Some(RemoteUrl { scheme: *scheme, url: url.to_string(), bucket, key })
     }
 
-    /// The URL as a path, of which [`RemoteUrl::of`] makes it again.
+    /// The URL as a path, of which [`RemoteUrl::of`] makes it again. For messages it is [`message_path`].
     pub fn path(&self) -> PathBuf {
         PathBuf::from(&self.url)
     }
@@ -99,13 +99,11 @@ impl RemoteUrl {
         if self.scheme != RemoteScheme::Http {
             return PathBuf::from(&self.url);
         }
-        let url = self.url.split(['?', '#']).next().unwrap_or_default();
-        match (url.split_once("://"), self.bucket.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, host))) => {
-                PathBuf::from(format!("{scheme}://{host}/{}", self.key.split(['?', '#']).next().unwrap_or_default()))
-            }
-            _ => PathBuf::from(url),
-        }
+        let Some((scheme, rest)) = self.url.split_once("://") else { return PathBuf::new() };
+        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+        let named = format!("{scheme}://{host}{path}");
+        PathBuf::from(named.split(['?', '#']).next().unwrap_or_default())
     }
 
     fn error(&self, error: impl std::fmt::Display) -> Error {
@@ -227,6 +225,11 @@ impl RemoteUrl {
     }
 }
 
+/// A path as messages name it: a URL without what may be a secret.
+pub fn message_path(path: &Path) -> PathBuf {
+    RemoteUrl::of(path).map_or_else(|| path.to_path_buf(), |url| url.name())
+}
+
 /// Runs requests on this thread.
 fn block_on<T>(requests: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -302,6 +305,7 @@ impl HttpConnector for HttpTransport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::{Format, file_error, io_error};
 
     #[test]
     fn urls_have_a_bucket_and_a_literal_key() {
@@ -323,5 +327,13 @@ mod tests {
         let name = |text: &str| RemoteUrl::of(Path::new(text)).unwrap().name();
         assert_eq!(name("https://h:1/d/x.csv?signature=s#f"), Path::new("https://h:1/d/x.csv"));
         assert_eq!(name("https://user:secret@h/d/x.csv?q=1"), Path::new("https://h/d/x.csv"));
+        assert_eq!(name("https://user:secret@h?q=1"), Path::new("https://h"));
+        assert_eq!(name("https://user:a?b@h/x.csv"), Path::new("https://h/x.csv"));
+        assert_eq!(message_path(Path::new("a?b")), Path::new("a?b"));
+        let url = Path::new("https://user:secret@h/x?signature=secret");
+        let error = std::io::Error::other("it broke");
+        for error in [Format::of(url).unwrap_err(), io_error(url, &error), file_error(url, error.into())] {
+            assert!(error.message.contains("https://h/x") && !error.message.contains("secret"), "{error}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use volley_common::{Error, Result};
 
 use super::find_files::PartitionedFile;
 use crate::args::ModeArg;
-use crate::formats::{RemoteUrl, io_error};
+use crate::formats::{RemoteUrl, io_error, message_path};
 
 /// The version of the manifest's format.
 const FORMAT: u32 = 1;
@@ -111,7 +111,7 @@ pub struct LoadManifest {
 impl LoadedFile {
     fn of(path: &Path) -> Result<LoadedFile> {
         let failed = |e: std::io::Error| io_error(path, &e);
-        let refused = |why: &str| Error::invalid(format!("{}: {why}", path.display()));
+        let refused = |why: &str| Error::invalid(format!("{}: {why}", message_path(path).display()));
         if path == Path::new("-") {
             return Err(Error::invalid("--resume needs files: the standard input cannot be read again"));
         }

@@ -166,3 +166,9 @@ fn writes_have_a_limited_number_of_files_and_bytes() {
     assert_eq!(sizes(vec![WRITE_BYTES - 1, 1, 1, WRITE_BYTES * 2, 1]), [2, 1, 1, 1]);
     assert!(sizes(Vec::new()).is_empty());
 }
+
+#[test]
+fn refused_url_is_named_without_its_signature() {
+    let error = LoadedFile::of(Path::new("https://h/a.csv?signature=secret")).unwrap_err().message;
+    assert!(error.starts_with("https://h/a.csv: --resume is for files") && !error.contains("secret"), "{error}");
+}
