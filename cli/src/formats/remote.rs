@@ -30,6 +30,10 @@ use volley_common::{Error, Result};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may send nothing.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// The least bytes of the parts in which an object is uploaded.
+const MIN_PART_BYTES: u64 = 10 << 20;
+/// At most so many parts: S3 has 10,000, and refuses an object with more when all of them are there.
+const MAX_PARTS: u64 = 9_000;
 
 /// Where a URL leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,8 +217,9 @@ impl RemoteUrl {
         let mut file = file.try_clone().map_err(|e| self.error(e))?;
         file.rewind().map_err(|e| self.error(e))?;
         block_on(async {
+            let bytes = file.metadata().map_err(|e| self.error(e))?.len();
             let mut file = tokio::fs::File::from_std(file);
-            let mut object = BufWriter::new(self.store()?, self.object()?);
+            let mut object = BufWriter::with_capacity(self.store()?, self.object()?, part_bytes(bytes));
             if let Err(e) = tokio::io::copy(&mut file, &mut object).await {
                 // Parts of it would be stored, and paid, for ever.
                 let _ = object.abort().await;
@@ -228,6 +233,11 @@ impl RemoteUrl {
 /// A path as messages name it: a URL without what may be a secret.
 pub fn message_path(path: &Path) -> PathBuf {
     RemoteUrl::of(path).map_or_else(|| path.to_path_buf(), |url| url.name())
+}
+
+/// The size of the parts of an object of so many bytes. Eight of them are in memory at once.
+fn part_bytes(bytes: u64) -> usize {
+    usize::try_from(bytes.div_ceil(MAX_PARTS).max(MIN_PART_BYTES)).unwrap_or(usize::MAX)
 }
 
 /// Runs requests on this thread.
@@ -319,6 +329,15 @@ mod tests {
         assert!(!of("https://h/x").is_object_storage() && of("az://c/x").is_object_storage());
         for path in ["s3:/b/x", "x.csv", "ftp://h/x", "-", "./s3://b"] {
             assert_eq!(RemoteUrl::of(Path::new(path)), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn parts_of_an_object_are_not_too_many() {
+        assert_eq!(part_bytes(0), 10 << 20);
+        for gib in [1, 90, 500, 5 << 10] {
+            let bytes = gib << 30;
+            assert!(bytes.div_ceil(part_bytes(bytes) as u64) <= MAX_PARTS, "{gib} GiB");
         }
     }
 
