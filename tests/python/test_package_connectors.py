@@ -152,6 +152,25 @@ def test_dask_reads_parts(db, sample):
     assert len(volley.dask.read(db, sample, where="id < 0").compute()) == 0
 
 
+def test_dask_keeps_large_integers_beside_nulls(db, name):
+    large = 2**53 + 1
+    db.put(name, pa.table({"id": pa.array([large, None], pa.int64()), "small": pa.array([7, 8], pa.uint8())}))
+    frame = volley.dask.read(db, name)
+    found = frame.compute()
+    assert found["id"].dropna().tolist() == [large] and found["small"].tolist() == [7, 8]
+    assert list(map(str, frame.dtypes)) == list(map(str, found.dtypes)) == ["Int64", "UInt8"]
+    volley.dask.write(db, name, frame)
+    assert db.get(name).to_arrow()["id"].to_pylist() == [large, None]
+
+
+def test_dask_refuses_columns_that_the_schema_lacks(db, name):
+    frame = dask.dataframe.from_pandas(pd.DataFrame({"id": [1, 2], "kind": ["ant", "bee"]}), npartitions=1)
+    with pytest.raises(ValueError, match="no column 'kind'"):
+        volley.dask.write(db, name, frame, schema=pa.schema([("id", pa.int64())]))
+    with pytest.raises(volley.TableNotFound):
+        db.get(name)
+
+
 def test_dask_writes_all_partitions_or_none(db, name):
     rows = pd.DataFrame({"id": range(100), "kind": ["ant"] * 100})
     frame = dask.dataframe.from_pandas(rows, npartitions=4)
