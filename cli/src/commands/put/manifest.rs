@@ -271,8 +271,10 @@ impl LoadManifest {
         let mut group = LoadGroup { id: Some(write.id.clone()), files: Vec::new(), now: Vec::new(), is_changed: false };
         for file in &write.files {
             let Some((now, found)) = files.remove(&file.path) else {
-                let text = format!("the write {} was begun with {}: name that file, too", write.id, file.path);
-                return Err(refused(text));
+                let (id, path) = (&write.id, &file.path);
+                return Err(refused(format!(
+                    "the write {id} was begun with {path}: name that file, too; if it is gone, and the table does not have its rows, add the line {{\"abort\":{{\"write\":\"{id}\"}}}}"
+                )));
             };
             group.is_changed |= *file != now;
             group.files.push(found);

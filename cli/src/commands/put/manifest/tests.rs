@@ -118,6 +118,7 @@ fn changed_missing_and_repeated_files_are_refused() {
     }
     let error = |names: &[&str]| folder.plan(&manifest, names).unwrap_err().message;
     assert!(error(&["a", "c"]).contains("was begun with ") && error(&["a"]).contains("/b: name that file, too"));
+    assert!(error(&["a"]).contains(r#"add the line {"abort":{"write":"#), "what helps if it is gone");
     assert!(error(&["b", "c", "c"]).contains("c: the file is named twice"));
     folder.write("b", "longer");
     let (groups, _) = folder.plan(&manifest, &["a", "b"]).unwrap();
