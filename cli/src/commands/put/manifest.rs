@@ -11,6 +11,7 @@ use std::time::UNIX_EPOCH;
 use arrow::datatypes::{Schema, SchemaRef};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use volley_common::clock;
 use volley_common::ipc::schema::{parse_schema, schema_message};
@@ -203,6 +204,21 @@ impl LoadManifest {
         let damaged = |e: String| Error::invalid(format!("{}: the columns cannot be read: {e}", self.path.display()));
         let message = BASE64_STANDARD.decode(&header.schema).map_err(|e| damaged(e.to_string()))?;
         parse_schema(&message).map(Some).map_err(|e| damaged(e.message))
+    }
+
+    /// Checks the mode of a command line, which counts when the load begins only.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: the load began with another one.
+    pub fn check_mode(&self, mode: ModeArg) -> Result<()> {
+        let Some(began) = self.header.as_ref().map(|header| header.mode).filter(|began| *began != mode) else {
+            return Ok(());
+        };
+        let name = began.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string());
+        Err(Error::invalid(format!(
+            "{}: the load began with --mode {name}: give the same to continue it, or the name of a new file for another load",
+            self.path.display()
+        )))
     }
 
     /// Begins the load.

@@ -173,3 +173,13 @@ fn refused_url_is_named_without_its_signature() {
     let error = LoadedFile::of(Path::new("https://h/a.csv?signature=secret")).unwrap_err().message;
     assert!(error.starts_with("https://h/a.csv: --resume is for files") && !error.contains("secret"), "{error}");
 }
+
+#[test]
+fn load_continues_with_the_mode_with_which_it_began() {
+    let folder = LoadFolder::with(&["a"]);
+    folder.open().unwrap().check_mode(ModeArg::Replace).unwrap();
+    let manifest = folder.started();
+    manifest.check_mode(ModeArg::Create).unwrap();
+    let error = manifest.check_mode(ModeArg::Replace).unwrap_err().message;
+    assert!(error.contains("began with --mode create"), "{error}");
+}
