@@ -336,7 +336,7 @@ mod tests {
     fn parts_of_an_object_are_not_too_many() {
         assert_eq!(part_bytes(0), 10 << 20);
         for gib in [1, 90, 500, 5 << 10] {
-            let bytes = gib << 30;
+            let bytes: u64 = gib << 30;
             assert!(bytes.div_ceil(part_bytes(bytes) as u64) <= MAX_PARTS, "{gib} GiB");
         }
     }
