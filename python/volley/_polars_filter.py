@@ -24,6 +24,7 @@ _MIRRORED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _AND, _OR = ("And", "LogicalAnd"), ("Or", "LogicalOr")
 _BOUNDS = {"Both": (">=", "<="), "Left": (">=", "<"), "Right": (">", "<="), "None": (">", "<")}
 _INTEGERS = {f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)}
+_FLOATS = ("Float32", "Float64")
 _TEXTS = ("Utf8", "LargeUtf8", "Utf8View")
 #: Units of times as Arrow writes them: as Polars does, ticks of a second, and digits of its fraction. Polars has no seconds.
 _UNITS = {"ms": ("ms", 10**3, 3), "µs": ("us", 10**6, 6), "ns": ("ns", 10**9, 9)}
@@ -152,7 +153,12 @@ def _comparison(column: str, sign: str, literal: dict[str, Any], kinds: dict[str
     kind = kinds[column]
     if kind == "Boolean" and sign not in ("=", "<>"):
         raise _Untranslatable
-    return f"({quoted(column)} {sign} {_text(kind, _literal(literal))})"
+    condition = f"({quoted(column)} {sign} {_text(kind, _literal(literal))})"
+    if kind not in _FLOATS or sign in ("=", "<>"):
+        return condition
+    # To Polars each NaN is greater than all numbers. To SQL one with a sign, as 0.0 / 0.0 gives it on many machines, is less.
+    is_nan = f"isnan({quoted(column)})"
+    return f"({condition} OR {is_nan})" if sign in (">", ">=") else f"({condition} AND (NOT {is_nan}))"
 
 
 def _literal(node: dict[str, Any]) -> Any:
@@ -176,7 +182,7 @@ def _text(kind: str, values: Any) -> str:
         raise _Untranslatable
     if kind in _INTEGERS and dtype.is_integer():
         return str(value)
-    if kind in ("Float32", "Float64") and str(dtype) == kind and value != 0 and math.isfinite(value):
+    if kind in _FLOATS and str(dtype) == kind and value != 0 and math.isfinite(value):
         return repr(value)
     if kind == "Boolean" and dtype == pl.Boolean:
         return str(value).lower()

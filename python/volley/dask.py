@@ -34,7 +34,8 @@ def read(
     """A ``dask.dataframe.DataFrame`` of one version of a table, with a partition for each part.
 
     Each worker reads the parts that it computes from the nodes that have them, as itself: with the credentials of its environment
-    (``VOLLEY_USER``, ``VOLLEY_TOKEN``, ...). Name the columns here: a selection on the frame is applied after the read.
+    (``VOLLEY_USER``, ``VOLLEY_TOKEN``, ...). Name the columns here: a selection on the frame is applied after the read. Integers have
+    the types of pandas that can be null (``Int64``, ...): as floating-point numbers, large ones would change.
     """
     dataframe = _needs("dask.dataframe", "volley.dask")
     pyarrow = _needs("pyarrow", "volley.dask")
@@ -42,7 +43,7 @@ def read(
     options: dict[str, Any] = {"columns": chosen, "where": where, "version": version}
     described, schema = db._connection.info(command(table, options), timeout=timeout)
     options["version"] = json.loads(described)["version"]
-    meta = pyarrow.schema(schema).empty_table().to_pandas()
+    meta = pyarrow.schema(schema).empty_table().to_pandas(types_mapper=_nullable_type)
     parts = db.partitions(table, timeout=timeout, **options)
     if not parts:
         return dataframe.from_pandas(meta, npartitions=1)
@@ -50,7 +51,17 @@ def read(
 
 
 def _read_part(part: Partition) -> Any:
-    return part.read().to_pandas()
+    return part.read().to_pandas(types_mapper=_nullable_type)
+
+
+def _nullable_type(kind: Any) -> Any:
+    """The type of pandas for integers; None for all others, which pandas can have with nulls."""
+    import pandas
+    import pyarrow
+
+    if not pyarrow.types.is_integer(kind):
+        return None
+    return getattr(pandas, f"{'U' if pyarrow.types.is_unsigned_integer(kind) else ''}Int{kind.bit_width}Dtype")()
 
 
 def write(db: Database, table: str, frame: Any, *, schema: Any = None, **options: Any) -> dict[str, Any]:
@@ -66,6 +77,9 @@ def write(db: Database, table: str, frame: Any, *, schema: Any = None, **options
     lock = threading.Lock()
 
     def put(rows: Any) -> None:
+        for name in rows.columns if found[0] is not None else ():
+            if str(name) not in found[0].names:
+                raise ValueError(f"the schema has no column {name!r}: add it to schema=, or leave it out of the frame")
         converted = pyarrow.Table.from_pandas(rows, schema=found[0], preserve_index=False)
         found[0] = converted.schema.remove_metadata()
         writer.write(converted.replace_schema_metadata(None))

@@ -1,6 +1,7 @@
 """Connectors of the Python package: Polars, DuckDB and Dask themselves, and the order of rows for programs that train."""
 
 import datetime
+import math
 
 import dask
 import dask.dataframe
@@ -16,6 +17,8 @@ from volley._row_streams import Order, rows_from
 ROWS = 1_000
 NOON = datetime.datetime(2026, 1, 1, 12)
 UTC = datetime.timezone.utc
+#: One with a sign, too, which is less than all numbers to SQL.
+NANS = (float("nan"), math.copysign(float("nan"), -1.0))
 
 
 def every(modulus, value):
@@ -26,7 +29,7 @@ def every(modulus, value):
 TABLE = pa.table({
     "id": pa.array(range(ROWS), pa.int64()),
     "small": pa.array(every(7, lambda at: at % 100 - 50), pa.int8()),
-    "fare": pa.array([(0.0, -0.0, float("nan"), at / 8 - 20)[at % 4] for at in range(ROWS)], pa.float64()),
+    "fare": pa.array([(0.0, -0.0, NANS[at % 8 > 4], at / 8 - 20)[at % 4] for at in range(ROWS)], pa.float64()),
     "kind": pa.array(every(5, lambda at: ("ant", "it's", "größe")[at % 3]), pa.string()),
     "flag": pa.array(every(3, lambda at: at % 2 == 0), pa.bool_()),
     "day": pa.array(every(11, lambda at: NOON.date() + datetime.timedelta(days=at % 60)), pa.date32()),
@@ -46,7 +49,10 @@ PREDICATES = {
     "null": (C("kind").is_null() & ~C("flag"), '("kind" IS NULL) AND (NOT "flag")', False),
     "flag": (C("flag"), '"flag"', False),
     "in": (C("id").is_in([1, 2, 999]), '("id" IN (1, 2, 999))', False),
-    "float": (C("fare") > 99.5, '("fare" > 99.5)', False),
+    "float": (C("fare") > 99.5, '(("fare" > 99.5) OR isnan("fare"))', False),
+    "less": (C("fare") <= -9.5, '(("fare" <= -9.5) AND (NOT isnan("fare")))', False),
+    "not": (C("fare") != 1.375, '("fare" <> 1.375)', False),
+    "between": (C("fare").is_between(-9.5, 1.375), None, None),
     "zero": (C("fare") >= 0.0, None, True),
     "nan": (C("fare") > float("nan"), None, True),
     "day": (C("day") < datetime.date(2026, 1, 3), """("day" < DATE '2026-01-03')""", False),
@@ -144,6 +150,25 @@ def test_dask_reads_parts(db, sample):
     some = volley.dask.read(db, sample, where="id < 5").compute()
     assert sorted(some["id"]) == [0, 1, 2, 3, 4]
     assert len(volley.dask.read(db, sample, where="id < 0").compute()) == 0
+
+
+def test_dask_keeps_large_integers_beside_nulls(db, name):
+    large = 2**53 + 1
+    db.put(name, pa.table({"id": pa.array([large, None], pa.int64()), "small": pa.array([7, 8], pa.uint8())}))
+    frame = volley.dask.read(db, name)
+    found = frame.compute()
+    assert found["id"].dropna().tolist() == [large] and found["small"].tolist() == [7, 8]
+    assert list(map(str, frame.dtypes)) == list(map(str, found.dtypes)) == ["Int64", "UInt8"]
+    volley.dask.write(db, name, frame)
+    assert db.get(name).to_arrow()["id"].to_pylist() == [large, None]
+
+
+def test_dask_refuses_columns_that_the_schema_lacks(db, name):
+    frame = dask.dataframe.from_pandas(pd.DataFrame({"id": [1, 2], "kind": ["ant", "bee"]}), npartitions=1)
+    with pytest.raises(ValueError, match="no column 'kind'"):
+        volley.dask.write(db, name, frame, schema=pa.schema([("id", pa.int64())]))
+    with pytest.raises(volley.TableNotFound):
+        db.get(name)
 
 
 def test_dask_writes_all_partitions_or_none(db, name):

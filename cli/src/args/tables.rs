@@ -51,9 +51,9 @@ pub struct PutArgs {
     /// An id for this write: repeated with the same id, it takes effect once.
     #[arg(long)]
     pub write_id: Option<String>,
-    /// Streams at most, each to another node, if the table has key columns; with --write-id there is one [default: 8 for files of
-    /// 64 MiB together, else 1].
-    #[arg(long, value_name = "N", conflicts_with = "write_id", value_parser = clap::value_parser!(u16).range(1..=64))]
+    /// Streams at most, each to another node, if the table has key columns; with --write-id and --resume there is one [default: 8 for
+    /// files of 64 MiB together, else 1].
+    #[arg(long, value_name = "N", conflicts_with_all = ["write_id", "resume"], value_parser = clap::value_parser!(u16).range(1..=64))]
     pub streams: Option<u16>,
     /// Put many files in several writes, of which this file keeps a record: started again with the same files, and others, the
     /// put continues where it was interrupted. --mode holds for the first write, the others append.
@@ -125,7 +125,7 @@ pub struct GetArgs {
 }
 
 /// What a put does to the table's present rows.
-#[derive(Clone, Copy, Debug, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModeArg {
     /// The table must not exist.

@@ -194,10 +194,15 @@ fn connection_flags(words: &[String]) -> Vec<String> {
     flags
 }
 
-/// The names that a shell takes as one word.
+/// The names of tables that mean nothing else to any shell.
 fn shell_names(tables: &[FlightInfo]) -> Vec<String> {
-    let is_word = |name: &String| !name.contains(|c: char| c.is_whitespace() || is_invisible(c));
-    tables.iter().map(ls::name).filter(is_word).take(MAX_NAMES).collect()
+    tables.iter().map(ls::name).filter(|name| is_plain(name)).take(MAX_NAMES).collect()
+}
+
+/// Whether a shell may insert a name as it is: somebody may have named a table `$(reboot)`, and bash would run that.
+fn is_plain(name: &str) -> bool {
+    let is_plain = |c: char| (c.is_alphanumeric() || "/._-+=:".contains(c)) && !is_invisible(c);
+    !name.starts_with(['-', '=']) && name.chars().all(is_plain)
 }
 
 #[cfg(test)]
@@ -232,6 +237,18 @@ mod tests {
         }
         assert!(!names.iter().any(|name| name == "put"));
         assert!(flags_of_tables(&command).contains(&"--table".to_string()));
+    }
+
+    #[test]
+    fn names_that_a_shell_would_run_are_left_out() {
+        for name in ["sales/orders-2.v1", "größe", "a=b", "a:b"] {
+            assert!(is_plain(name), "{name}");
+        }
+        for name in
+            ["$(reboot)", "t;reboot", "`id`", "a&b", "a|b", "~", "a'b", "a\"b", "a b", "{a,b}", "*", "!1", "-rf", "#t"]
+        {
+            assert!(!is_plain(name), "{name}");
+        }
     }
 
     #[test]

@@ -244,6 +244,8 @@ mod tests {
         assert_eq!(of("volley put a.csv --table t", PARALLEL_BYTES - 1), 1);
         assert_eq!(of("volley put a.csv --table t", PARALLEL_BYTES), 8);
         assert_eq!(of("volley put a.csv --table t --streams 3", 0), 3);
+        let resumed = "volley put a.csv --table t --streams 3 --resume m".split(' ');
+        assert!(crate::args::Args::try_parse_from(resumed).is_err(), "it has one stream");
     }
 
     #[test]

@@ -45,7 +45,7 @@ mod write;
 pub use csv_options::{CsvOptions, ascii_character};
 pub use input::InputFile;
 pub use int96::Int96Needs;
-pub use remote::RemoteUrl;
+pub use remote::{RemoteUrl, message_path};
 pub use target::is_stdout;
 pub use write::{OutputOptions, create, json_lines};
 
@@ -81,6 +81,7 @@ impl Format {
     /// # Errors
     /// INVALID_ARGUMENT: an unknown extension, or none; the message lists the known ones.
     pub fn of(path: &Path) -> Result<Format> {
+        let path = &message_path(path);
         let uncompressed = FileCompression::strip(path);
         let extension = uncompressed.extension().map(|e| e.to_string_lossy().to_lowercase());
         match extension.as_deref() {
@@ -177,7 +178,7 @@ fn typed_file_error(input: &InputFile, error: ArrowError) -> Error {
 
 /// An error of the operating system about a file.
 pub fn io_error(path: &Path, error: &std::io::Error) -> Error {
-    let text = format!("{}: {error}", path.display());
+    let text = format!("{}: {error}", message_path(path).display());
     match error.kind() {
         std::io::ErrorKind::NotFound => Error::not_found(text),
         std::io::ErrorKind::PermissionDenied => Error::denied(text),
@@ -201,7 +202,7 @@ pub fn file_error(path: &Path, error: ArrowError) -> Error {
         | ArrowError::NotYetImplemented(text) => text,
         other => other.to_string(),
     };
-    Error::invalid(format!("{}: {text}", path.display()))
+    Error::invalid(format!("{}: {text}", message_path(path).display()))
 }
 
 #[cfg(test)]

@@ -30,6 +30,10 @@ use volley_common::{Error, Result};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may send nothing.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// The least bytes of the parts in which an object is uploaded.
+const MIN_PART_BYTES: u64 = 10 << 20;
+/// At most so many parts: S3 has 10,000, and refuses an object with more when all of them are there.
+const MAX_PARTS: u64 = 9_000;
 
 /// Where a URL leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +78,7 @@ impl RemoteUrl {
         Some(RemoteUrl { scheme: *scheme, url: url.to_string(), bucket, key })
     }
 
-    /// The URL as a path, of which [`RemoteUrl::of`] makes it again.
+    /// The URL as a path, of which [`RemoteUrl::of`] makes it again. For messages it is [`message_path`].
     pub fn path(&self) -> PathBuf {
         PathBuf::from(&self.url)
     }
@@ -99,13 +103,11 @@ impl RemoteUrl {
         if self.scheme != RemoteScheme::Http {
             return PathBuf::from(&self.url);
         }
-        let url = self.url.split(['?', '#']).next().unwrap_or_default();
-        match (url.split_once("://"), self.bucket.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, host))) => {
-                PathBuf::from(format!("{scheme}://{host}/{}", self.key.split(['?', '#']).next().unwrap_or_default()))
-            }
-            _ => PathBuf::from(url),
-        }
+        let Some((scheme, rest)) = self.url.split_once("://") else { return PathBuf::new() };
+        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+        let named = format!("{scheme}://{host}{path}");
+        PathBuf::from(named.split(['?', '#']).next().unwrap_or_default())
     }
 
     fn error(&self, error: impl std::fmt::Display) -> Error {
@@ -215,8 +217,9 @@ impl RemoteUrl {
         let mut file = file.try_clone().map_err(|e| self.error(e))?;
         file.rewind().map_err(|e| self.error(e))?;
         block_on(async {
+            let bytes = file.metadata().map_err(|e| self.error(e))?.len();
             let mut file = tokio::fs::File::from_std(file);
-            let mut object = BufWriter::new(self.store()?, self.object()?);
+            let mut object = BufWriter::with_capacity(self.store()?, self.object()?, part_bytes(bytes));
             if let Err(e) = tokio::io::copy(&mut file, &mut object).await {
                 // Parts of it would be stored, and paid, for ever.
                 let _ = object.abort().await;
@@ -225,6 +228,16 @@ impl RemoteUrl {
             object.shutdown().await.map_err(|e| self.error(causes(&e)))
         })
     }
+}
+
+/// A path as messages name it: a URL without what may be a secret.
+pub fn message_path(path: &Path) -> PathBuf {
+    RemoteUrl::of(path).map_or_else(|| path.to_path_buf(), |url| url.name())
+}
+
+/// The size of the parts of an object of so many bytes. Eight of them are in memory at once.
+fn part_bytes(bytes: u64) -> usize {
+    usize::try_from(bytes.div_ceil(MAX_PARTS).max(MIN_PART_BYTES)).unwrap_or(usize::MAX)
 }
 
 /// Runs requests on this thread.
@@ -302,6 +315,7 @@ impl HttpConnector for HttpTransport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::{Format, file_error, io_error};
 
     #[test]
     fn urls_have_a_bucket_and_a_literal_key() {
@@ -319,9 +333,26 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_an_object_are_not_too_many() {
+        assert_eq!(part_bytes(0), 10 << 20);
+        for gib in [1, 90, 500, 5 << 10] {
+            let bytes: u64 = gib << 30;
+            assert!(bytes.div_ceil(part_bytes(bytes) as u64) <= MAX_PARTS, "{gib} GiB");
+        }
+    }
+
+    #[test]
     fn names_of_http_files_have_no_secret() {
         let name = |text: &str| RemoteUrl::of(Path::new(text)).unwrap().name();
         assert_eq!(name("https://h:1/d/x.csv?signature=s#f"), Path::new("https://h:1/d/x.csv"));
         assert_eq!(name("https://user:secret@h/d/x.csv?q=1"), Path::new("https://h/d/x.csv"));
+        assert_eq!(name("https://user:secret@h?q=1"), Path::new("https://h"));
+        assert_eq!(name("https://user:a?b@h/x.csv"), Path::new("https://h/x.csv"));
+        assert_eq!(message_path(Path::new("a?b")), Path::new("a?b"));
+        let url = Path::new("https://user:secret@h/x?signature=secret");
+        let error = std::io::Error::other("it broke");
+        for error in [Format::of(url).unwrap_err(), io_error(url, &error), file_error(url, error.into())] {
+            assert!(error.message.contains("https://h/x") && !error.message.contains("secret"), "{error}");
+        }
     }
 }

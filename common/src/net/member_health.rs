@@ -42,6 +42,8 @@ const COMPARED: u32 = 2;
 const DEPRIORITIZED_FOR: Duration = Duration::from_secs(5);
 /// A member that does not answer for this long is no longer probed, until another call waits for it.
 const MAX_PROBING_TIME: Duration = Duration::from_secs(600);
+/// Why a breaker is closed.
+const ANSWERS_AGAIN: &str = "a member answers again";
 
 /// What this process knows about the health of one member.
 pub struct MemberHealth {
@@ -128,7 +130,7 @@ impl MemberHealth {
             state.last_answer = state.last_answer.max(Some(at));
             state.last_failure = None;
         }
-        self.close_breaker();
+        self.close_breaker(ANSWERS_AGAIN);
     }
 
     /// Whether anything came from the member after `since`.
@@ -241,10 +243,11 @@ impl MemberHealth {
         old
     }
 
-    fn close_breaker(&self) {
+    /// Closes the breaker, if it is open; the log says `why`.
+    fn close_breaker(&self, why: &'static str) {
         if self.set_verdict(Verdict::Answers).is_silent() {
             self.state.lock().open_breaker = None;
-            tracing::info!(member = self.addr, "a member answers again");
+            tracing::info!(member = self.addr, "{why}");
         }
     }
 
@@ -321,19 +324,12 @@ impl MemberHealth {
         if let Some((_, failure)) = last_failure.filter(|(at, _)| *at > asked) {
             return Err(failure);
         }
-        match self.send_probe(&mut prober).await {
-            // Something else came from it meanwhile.
-            Err(_) if self.has_given_sign(asked) => Ok(()),
-            Err(failure) => {
-                self.state.lock().last_failure = Some((Instant::now(), failure));
-                Err(failure)
-            }
-            Ok(()) => Ok(()),
-        }
+        self.send_probe(&mut prober).await
     }
 
-    /// Sends a probe and waits for its answer in time. A later answer is recorded, too.
+    /// Sends a probe and waits for its answer in time. A later answer is recorded, too, as is a failure.
     async fn send_probe(self: &Arc<Self>, prober: &mut Option<ProbeConnection>) -> Result<(), ProbeFailure> {
+        let sent = Instant::now();
         if prober.is_none() {
             let channel = self.connector.observed_channel(self.settings, &self.addr, self.received());
             *prober = Some(ProbeConnection::new(channel.map_err(|_| ProbeFailure::Unanswered)?));
@@ -351,6 +347,12 @@ impl MemberHealth {
         };
         if !connection.record(outcome) {
             *prober = None;
+        }
+        match outcome {
+            // Something else came from it meanwhile.
+            Err(_) if self.has_given_sign(sent) => return Ok(()),
+            Err(failure) => self.state.lock().last_failure = Some((Instant::now(), failure)),
+            Ok(()) => {}
         }
         outcome
     }
@@ -383,11 +385,11 @@ async fn probe_until_answer(
         let Some(member) = member.upgrade() else { return };
         asked = Instant::now();
         if asked > until {
-            member.close_breaker();
+            member.close_breaker("a member that does not answer is no longer probed");
             return;
         }
         match member.probe().await {
-            Ok(()) => return member.close_breaker(),
+            Ok(()) => return member.close_breaker(ANSWERS_AGAIN),
             Err(again) => failure = again,
         }
     }

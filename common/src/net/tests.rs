@@ -179,6 +179,24 @@ async fn call_waits_longer_if_no_member_answers() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn probe_for_comparison_counts_for_calls_that_wait() {
+    let ((_one, addr), (_two, other)) = (hung().await, hung().await);
+    let pool = ConnectionPool::new();
+    pool.health(&other);
+    let asking = async {
+        // The first probe of the one has failed, and the other is being probed.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let asked = tokio::time::Instant::now();
+        assert!(!pool.health(&other).answers().await);
+        asked.elapsed()
+    };
+    tokio::select! {
+        waited = asking => assert!(waited < Duration::from_millis(450), "{waited:?}"),
+        _ = pool.while_answering(&addr, std::future::pending::<Result<()>>()) => panic!("it does not end so soon"),
+    }
+}
+
 /// A listener that closes each connection, as one at its limit does.
 async fn closing() -> String {
     let (listener, addr) = hung().await;

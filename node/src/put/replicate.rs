@@ -25,7 +25,7 @@ use volley_common::{Code, Error, NodeId, PartId, Result};
 
 use self::orders::CopyOrders;
 use self::replicated_part::ReplicatedPart;
-use self::targets::{ReplicaTargets, choose_targets};
+use self::targets::{ReplicaTargets, choose_targets, other_nodes};
 use super::part_events::PartEvent;
 use crate::context::PutContext;
 
@@ -306,9 +306,10 @@ impl ReplicatorShared {
 
     /// Nodes that failed an earlier copy, or hang as far as this node knows.
     fn failed_nodes(&self) -> BTreeSet<NodeId> {
-        let hangs = |addr: &str| self.orders.context.pool.health(addr).rank() == HealthRank::Silent;
-        let silent = self.orders.plan.nodes.iter().filter(|node| hangs(&node.peer_addr)).map(|node| NodeId(node.id));
-        self.failed.lock().iter().copied().chain(silent).collect()
+        let (orders, hangs) =
+            (&self.orders, |addr: &str| self.orders.context.pool.health(addr).rank() == HealthRank::Silent);
+        let silent = other_nodes(&orders.plan, orders.this_node()).filter(|node| hangs(&node.peer_addr));
+        self.failed.lock().iter().copied().chain(silent.map(|node| NodeId(node.id))).collect()
     }
 
     async fn discard_on(&self, node: NodeId, request: DiscardPartsRequest) -> Result<()> {

@@ -246,7 +246,8 @@ async fn produce<E: ResultEncoder>(
             let batch =
                 batch.map_err(|e| Error::internal(format!("the rows have another schema than planned: {e}")))?;
             let messages = encoder.encode(batch)?;
-            let messages = counted_messages(&encoder, messages, rows.take_share());
+            let share = rows.take_share().ok_or_else(|| Error::internal("rows of a query count in no memory"))?;
+            let messages = counted_messages(&encoder, messages, share);
             if !send.send(messages).await? {
                 return Ok(None);
             }

@@ -37,10 +37,8 @@ pub trait ResultEncoder: Send + 'static {
 pub fn counted_messages<E: ResultEncoder>(
     encoder: &E,
     messages: Vec<IpcMessage>,
-    share: Option<RowsShare>,
+    mut share: RowsShare,
 ) -> Vec<WaitingMessage<E::Item>> {
-    // Each batch that the engine gives has its share.
-    let Some(mut share) = share else { return Vec::new() };
     let bytes = |message: &IpcMessage| message.header.len() + message.body.len();
     let waiting = messages.into_iter().map(|message| {
         let own = share.split_off(bytes(&message));

@@ -182,14 +182,24 @@ fn find_objects(url: &RemoteUrl) -> Result<Vec<PartitionedFile>> {
     }
     let wildcard = key.find(['*', '?', '[']).unwrap_or(key.len());
     let folder = key[..wildcard].rfind('/').map_or("", |end| &key[..=end]);
+    select_objects(url, folder, url.list(folder)?)
+}
+
+/// Those objects of a folder that a folder or a pattern stands for.
+fn select_objects(url: &RemoteUrl, folder: &str, objects: Vec<String>) -> Result<Vec<PartitionedFile>> {
+    let key = url.key();
+    if objects.iter().any(|object| object == key) {
+        // As of files: the one of that name is meant.
+        return Ok(vec![PartitionedFile { path: url.path(), partitions: Vec::new() }]);
+    }
     let compiled = |text: &str| {
         Pattern::new(text)
             .map_err(|e| Error::invalid(format!("{}: the pattern is not valid: {e}", url.name().display())))
     };
-    let rest = if is_pattern { &key[folder.len()..] } else { "**" };
+    let rest = if has_wildcard(OsStr::new(key)) { &key[folder.len()..] } else { "**" };
     let pattern = rest.split('/').map(compiled).collect::<Result<Vec<_>>>()?;
     let mut found = Vec::new();
-    for object in url.list(folder)? {
+    for object in objects {
         let Some(below) = object.strip_prefix(folder) else { continue };
         let below: Vec<&str> = below.split('/').collect();
         if !key_matches(&pattern, &below) {
@@ -339,6 +349,14 @@ mod tests {
         {
             assert!(!matches(pattern, key), "{pattern} {key}");
         }
+        let select = |url: &str, objects: &[&str]| {
+            let url = RemoteUrl::of(Path::new(url)).unwrap();
+            let found = select_objects(&url, "d/", objects.iter().map(|key| key.to_string()).collect()).unwrap();
+            found.into_iter().map(|file| file.path.display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(select("s3://b/d/a[1].csv", &["d/a1.csv", "d/b.csv"]), ["s3://b/d/a1.csv"]);
+        assert_eq!(select("s3://b/d/a[1].csv", &["d/a1.csv", "d/a[1].csv"]), ["s3://b/d/a[1].csv"], "that is meant");
+        assert_eq!(select("s3://b/d/", &["d/a.csv", "d/e/b.csv"]), ["s3://b/d/a.csv", "s3://b/d/e/b.csv"]);
         let http = Path::new("https://h/a.csv?x=[1]*");
         let found = find_files(&[http.to_path_buf()]).unwrap();
         assert_eq!(found[0].path, http, "the query of a URL is no pattern, and stays");

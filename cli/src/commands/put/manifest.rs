@@ -11,6 +11,7 @@ use std::time::UNIX_EPOCH;
 use arrow::datatypes::{Schema, SchemaRef};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use volley_common::clock;
 use volley_common::ipc::schema::{parse_schema, schema_message};
@@ -18,7 +19,7 @@ use volley_common::{Error, Result};
 
 use super::find_files::PartitionedFile;
 use crate::args::ModeArg;
-use crate::formats::{RemoteUrl, io_error};
+use crate::formats::{RemoteUrl, io_error, message_path};
 
 /// The version of the manifest's format.
 const FORMAT: u32 = 1;
@@ -111,7 +112,7 @@ pub struct LoadManifest {
 impl LoadedFile {
     fn of(path: &Path) -> Result<LoadedFile> {
         let failed = |e: std::io::Error| io_error(path, &e);
-        let refused = |why: &str| Error::invalid(format!("{}: {why}", path.display()));
+        let refused = |why: &str| Error::invalid(format!("{}: {why}", message_path(path).display()));
         if path == Path::new("-") {
             return Err(Error::invalid("--resume needs files: the standard input cannot be read again"));
         }
@@ -205,6 +206,21 @@ impl LoadManifest {
         parse_schema(&message).map(Some).map_err(|e| damaged(e.message))
     }
 
+    /// Checks the mode of a command line, which counts when the load begins only.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: the load began with another one.
+    pub fn check_mode(&self, mode: ModeArg) -> Result<()> {
+        let Some(began) = self.header.as_ref().map(|header| header.mode).filter(|began| *began != mode) else {
+            return Ok(());
+        };
+        let name = began.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string());
+        Err(Error::invalid(format!(
+            "{}: the load began with --mode {name}: give the same to continue it, or the name of a new file for another load",
+            self.path.display()
+        )))
+    }
+
     /// Begins the load.
     pub fn start(&mut self, table: String, mode: ModeArg, schema: &Schema) -> Result<()> {
         let random = || RandomState::new().build_hasher().finish();
@@ -271,8 +287,10 @@ impl LoadManifest {
         let mut group = LoadGroup { id: Some(write.id.clone()), files: Vec::new(), now: Vec::new(), is_changed: false };
         for file in &write.files {
             let Some((now, found)) = files.remove(&file.path) else {
-                let text = format!("the write {} was begun with {}: name that file, too", write.id, file.path);
-                return Err(refused(text));
+                let (id, path) = (&write.id, &file.path);
+                return Err(refused(format!(
+                    "the write {id} was begun with {path}: name that file, too; if it is gone, and the table does not have its rows, add the line {{\"abort\":{{\"write\":\"{id}\"}}}}"
+                )));
             };
             group.is_changed |= *file != now;
             group.files.push(found);

@@ -9,8 +9,8 @@ use arrow::error::ArrowError;
 use volley_common::{Error, Result};
 
 use super::find_files::PartitionedFile;
-use crate::formats::file_error;
 use crate::formats::text::{self, FieldStats};
+use crate::formats::{file_error, message_path};
 
 /// The columns that the folders of all files have, with their values in each file. They follow the columns of the file.
 #[derive(Default)]
@@ -32,15 +32,15 @@ impl Partitions {
         if let Some(other) = files.iter().find(|file| names(file) != first) {
             return Err(Error::invalid(format!(
                 "{}: its folders have {}, and those of {} {}: put them one after the other",
-                other.path.display(),
+                message_path(&other.path).display(),
                 columns_text(&names(other)),
-                files[0].path.display(),
+                message_path(&files[0].path).display(),
                 columns_text(&first),
             )));
         }
         if let Some(twice) = (1..first.len()).find(|&at| first[..at].contains(&first[at])) {
             let text = format!("two folders give the column {:?}", first[twice]);
-            return Err(Error::invalid(format!("{}: {text}", files[0].path.display())));
+            return Err(Error::invalid(format!("{}: {text}", message_path(&files[0].path).display())));
         }
         Ok(Partitions { names: first, files, values: Vec::new() })
     }

@@ -46,9 +46,10 @@ pub async fn run(
 ) -> Result<()> {
     let started = Instant::now();
     let (path, table, paths, format) = (manifest.to_path_buf(), put.table.to_string(), put.files.clone(), put.format);
-    let mut rules = TypeRules::of(put)?;
+    let (mode, mut rules) = (put.mode, TypeRules::of(put)?);
     let opened = super::on_thread(move || {
         let manifest = LoadManifest::open(&path, &table)?;
+        manifest.check_mode(mode)?;
         let (groups, loaded) = manifest.plan(find_files(&paths)?, clock::now_ms())?;
         let files = groups.iter().flat_map(|group| group.files.iter().cloned()).collect();
         Ok((manifest, groups, loaded, InputFiles::of(files, format)?))

@@ -35,9 +35,7 @@ pub fn open(input: &InputFile, schema: SchemaRef, options: &TextOptions, bar: Pr
 }
 
 fn csv(rows: CsvRows<Input>, path: PathBuf, schema: SchemaRef, options: TextOptions) -> Result<Batches, ArrowError> {
-    let indexes = columns_of(&rows, &schema)?;
-    let (columns, probe) = (csv_columns(&schema)?, Vec::new());
-    let mut batches = CsvBatches { rows, path, indexes, columns, probe, schema, options };
+    let mut batches = CsvBatches::new(rows, path, schema, options)?;
     Ok(Box::new(std::iter::from_fn(move || batches.next_batch().transpose())))
 }
 
@@ -104,6 +102,17 @@ struct CsvBatches {
 }
 
 impl CsvBatches {
+    fn new(
+        rows: CsvRows<Input>,
+        path: PathBuf,
+        schema: SchemaRef,
+        options: TextOptions,
+    ) -> Result<CsvBatches, ArrowError> {
+        let indexes = columns_of(&rows, &schema)?;
+        let (columns, probe) = (csv_columns(&schema)?, Vec::new());
+        Ok(CsvBatches { rows, path, indexes, columns, probe, schema, options })
+    }
+
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
         if self.options.bad_rows.is_some() {
             self.probe = csv_columns(&self.schema)?;
@@ -130,15 +139,19 @@ impl CsvBatches {
         loop {
             let next = self.rows.next_row();
             let Some(bad_rows) = &self.options.bad_rows else { return next };
-            let bad = match next {
-                Ok(true) => add_row(&self.rows, &self.indexes, &mut self.probe, &self.schema, &self.options).err(),
-                Err(e) if self.rows.can_continue() => Some(e),
+            let error = match next {
+                Ok(true) => match add_row(&self.rows, &self.indexes, &mut self.probe, &self.schema, &self.options) {
+                    Ok(()) => return Ok(true),
+                    Err(error) => {
+                        // A part of the row is in it. Of many bad rows that would be any amount of memory.
+                        self.probe = csv_columns(&self.schema)?;
+                        error
+                    }
+                },
+                Err(e) if self.rows.can_continue() => e,
                 other => return other,
             };
-            match bad {
-                Some(error) => bad_rows.add(&self.path, error),
-                None => return Ok(true),
-            }
+            bad_rows.add(&self.path, error);
         }
     }
 }
@@ -219,5 +232,30 @@ impl JsonBatches {
             };
             bad_rows.add(&self.path, error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{DataType, Field};
+
+    use super::*;
+    use crate::formats::Format;
+
+    #[test]
+    fn bad_rows_of_csv_leave_nothing_in_memory() {
+        let text = format!("t,n\nx,1\n{}y,2\n", "z,none\n".repeat(100));
+        let (input, bad_rows): (Input, _) = (Box::new(std::io::Cursor::new(text)), BadRows::default());
+        let options = TextOptions { bad_rows: Some(bad_rows.clone()), ..TextOptions::default() };
+        let field = |name: &str, kind: DataType| Field::new(name, kind, true);
+        let schema = Arc::new(Schema::new(vec![field("t", DataType::Utf8), field("n", DataType::Int64)]));
+        let rows = CsvRows::new(input, options.dialect(Format::Csv)).unwrap();
+        let mut batches = CsvBatches::new(rows, PathBuf::from("t.csv"), schema, options).unwrap();
+        assert_eq!(batches.next_batch().unwrap().map(|batch| batch.num_rows()), Some(2));
+        assert_eq!(bad_rows.report().skipped, 100);
+        let probed: Vec<usize> = batches.probe.iter_mut().map(|cells| cells.finish().unwrap().len()).collect();
+        assert_eq!(probed, [1, 1], "what follows the last bad row");
     }
 }

@@ -135,8 +135,9 @@ fn nullable() -> bool {
 /// # Errors
 /// INVALID_ARGUMENT, naming the file, and the column.
 pub fn schema_file(path: &Path) -> Result<SchemaRef> {
-    if RemoteUrl::of(path).is_some() {
-        return Err(Error::invalid(format!("{}: a schema is read from a file of this machine", path.display())));
+    if let Some(url) = RemoteUrl::of(path) {
+        let text = "a schema is read from a file of this machine";
+        return Err(Error::invalid(format!("{}: {text}", url.name().display())));
     }
     if path.extension().is_none_or(|extension| extension != "json") {
         let input = InputFile::new(path, None)?;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use volley_common::NodeId;
+use volley_common::wire::catalog;
 use volley_common::wire::cluster::WritePlan;
 
 /// The nodes that are to hold a part.
@@ -54,9 +55,14 @@ fn replace_failed(first: &mut [NodeId], substitutes: &mut Vec<NodeId>, failed: &
     }
 }
 
+/// The nodes of the plan but `this_node`, whose own health is never looked up: a member is compared with all whose health is known,
+/// and a node that is cut off from the others still answers itself.
+pub fn other_nodes(plan: &WritePlan, this_node: NodeId) -> impl Iterator<Item = &catalog::Node> {
+    plan.nodes.iter().filter(move |node| node.id != this_node.0)
+}
+
 #[cfg(test)]
 mod tests {
-    use volley_common::wire::catalog;
 
     use super::*;
 
@@ -107,5 +113,12 @@ mod tests {
         assert_eq!(targets.substitutes, [NodeId(4), NodeId(2)]);
         let all_failed = choose_targets(&plan, 0, NodeId(1), &(2..6).map(NodeId).collect());
         assert_eq!(all_failed.first, [NodeId(2), NodeId(3)]);
+    }
+
+    #[test]
+    fn node_is_not_compared_with_itself() {
+        let plan = plan(&[&[1, 2]], 2, &[1, 2, 3]);
+        let others: Vec<u64> = other_nodes(&plan, NodeId(2)).map(|node| node.id).collect();
+        assert_eq!(others, [1, 3]);
     }
 }

@@ -118,6 +118,7 @@ fn changed_missing_and_repeated_files_are_refused() {
     }
     let error = |names: &[&str]| folder.plan(&manifest, names).unwrap_err().message;
     assert!(error(&["a", "c"]).contains("was begun with ") && error(&["a"]).contains("/b: name that file, too"));
+    assert!(error(&["a"]).contains(r#"add the line {"abort":{"write":"#), "what helps if it is gone");
     assert!(error(&["b", "c", "c"]).contains("c: the file is named twice"));
     folder.write("b", "longer");
     let (groups, _) = folder.plan(&manifest, &["a", "b"]).unwrap();
@@ -165,4 +166,20 @@ fn writes_have_a_limited_number_of_files_and_bytes() {
     assert_eq!(sizes(vec![1; 2500]), [1000, 1000, 500]);
     assert_eq!(sizes(vec![WRITE_BYTES - 1, 1, 1, WRITE_BYTES * 2, 1]), [2, 1, 1, 1]);
     assert!(sizes(Vec::new()).is_empty());
+}
+
+#[test]
+fn refused_url_is_named_without_its_signature() {
+    let error = LoadedFile::of(Path::new("https://h/a.csv?signature=secret")).unwrap_err().message;
+    assert!(error.starts_with("https://h/a.csv: --resume is for files") && !error.contains("secret"), "{error}");
+}
+
+#[test]
+fn load_continues_with_the_mode_with_which_it_began() {
+    let folder = LoadFolder::with(&["a"]);
+    folder.open().unwrap().check_mode(ModeArg::Replace).unwrap();
+    let manifest = folder.started();
+    manifest.check_mode(ModeArg::Create).unwrap();
+    let error = manifest.check_mode(ModeArg::Replace).unwrap_err().message;
+    assert!(error.contains("began with --mode create"), "{error}");
 }
