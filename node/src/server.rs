@@ -12,6 +12,7 @@ use volley_common::server::{
 use volley_common::tls::MemberRole;
 use volley_common::wire::catalog::NodeListener;
 use volley_common::{Error, Result};
+use volley_http::HttpState;
 
 use crate::config::NodeConfig;
 use crate::context::{NodeAddresses, NodeContext, NodeSecurity};
@@ -48,7 +49,9 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
     let lifecycle = Lifecycle::default();
     let (join, joined) = watch::channel(false);
     let http_status = NodeHttpStatus::new(joined.clone(), lifecycle.stop_token().clone());
-    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone());
+    let pages = HttpState::new(&config.server.http);
+    let routes = volley_http::router(pages.clone());
+    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone(), routes);
 
     sigbus::install();
     let (dir, watermarks) = (config.server.data_dir.clone(), config.watermarks());
@@ -69,6 +72,8 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
         };
         let router = NodeRouter::new(&state, routes, &listener.name);
         let limits = state.config.server.limits();
+        // The first listener's: pages have no listener of their own.
+        pages.connect(lifecycle.serve_in_process(router.clone(), limits));
         lifecycle.serve_clients(listener.socket, tls.flight(&listener.name), router, limits);
     }
     lifecycle.serve_peers(peer, tls.peer(), TonicService(Routes::new(peer::service(&state))));

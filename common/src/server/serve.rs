@@ -5,6 +5,7 @@
 
 pub(crate) mod connection_limit;
 pub(crate) mod handshake;
+mod in_process;
 pub(crate) mod lingering_stream;
 pub mod member_rights;
 pub(crate) mod opening_connections;
@@ -36,6 +37,7 @@ use tower::{Service, ServiceExt};
 use self::connection_limit::{ConnectionCounts, ConnectionPermit};
 use self::handshake::{OpenedConnection, open_in_place};
 use self::opening_connections::{OpeningConnections, OpeningPermit};
+pub use self::in_process::InProcessFlight;
 pub use self::peer_address::PeerAddress;
 use self::preface::{OPENING_TIMEOUT, log_refused};
 use crate::http2::drain_body::respond_until;

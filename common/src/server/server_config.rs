@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::audit::AuditLog;
 use super::config::one_or_many;
+use super::http_config::{HttpArgs, HttpConfig};
 use super::identity_config::{IdentityArgs, IdentityConfig};
 use super::log::LogFormat;
 use super::tls_config::{ServerTls, TlsArgs, TlsConfig};
@@ -46,6 +47,9 @@ pub struct ServerConfig {
     /// What clients may take.
     #[serde(flatten)]
     pub limits: LimitsConfig,
+    /// What the HTTP port serves.
+    #[serde(flatten)]
+    pub http: HttpConfig,
     /// The TLS of the listeners and between members.
     #[serde(flatten)]
     pub tls: TlsConfig,
@@ -68,6 +72,7 @@ impl ServerConfig {
             drain_ms: 30_000,
             relay_memory_bytes: RELAY_MEMORY,
             limits: LimitsConfig::default(),
+            http: HttpConfig::default(),
             tls: TlsConfig::default(),
             identity: IdentityConfig::default(),
         }
@@ -95,6 +100,7 @@ impl ServerConfig {
                 self.relay_memory_bytes
             )));
         }
+        self.http.check()?;
         self.limits.check()
     }
 
@@ -241,6 +247,10 @@ pub struct ServerArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub limits: LimitsArgs,
+    /// What the HTTP port serves.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub http: HttpArgs,
     /// The TLS of the listeners and between members.
     #[command(flatten)]
     #[serde(flatten)]

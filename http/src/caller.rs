@@ -1,0 +1,62 @@
+//! Who calls, and its Flight calls.
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
+use tonic::transport::Channel;
+use volley_common::Result;
+use volley_common::server::audit::REQUEST_ID_HEADER;
+use volley_common::server::serve::PeerAddress;
+use volley_common::tls::Caller;
+
+use crate::state::HttpState;
+
+/// Headers of a request that its Flight calls carry: no others, so that no client of the HTTP port can claim to be a member, or
+/// give an option that its page does not know.
+const FORWARDED: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static(REQUEST_ID_HEADER)];
+
+/// The caller of a request. Nothing of it is verified: each Flight call is, by the member's Flight service.
+#[derive(Clone)]
+pub struct HttpCaller {
+    state: HttpState,
+    /// The headers of its Flight calls.
+    headers: HeaderMap,
+    peer: PeerAddress,
+    caller: Caller,
+}
+
+impl HttpCaller {
+    /// A connection to this member's Flight service, for the calls of this request.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: the member is starting or stopping.
+    pub async fn connect(&self) -> Result<Channel> {
+        self.state.flight()?.connect(self.peer, self.caller.clone()).await
+    }
+
+    /// The headers that each of these calls must have.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+}
+
+impl FromRequestParts<HttpState> for HttpCaller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(head: &mut Parts, state: &HttpState) -> Result<Self, Infallible> {
+        let mut headers = HeaderMap::new();
+        for name in FORWARDED {
+            if let Some(value) = head.headers.get(&name) {
+                headers.insert(name, value.clone());
+            }
+        }
+        let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let peer = head.extensions.get().copied().unwrap_or(PeerAddress(unknown));
+        let caller = Caller::of(&head.extensions).clone();
+        Ok(HttpCaller { state: state.clone(), headers, peer, caller })
+    }
+}
