@@ -5,6 +5,7 @@
 //! | [`name`], [`ids`] | names of tables; ids of nodes and parts |
 //! | [`transaction_id`] | ids of transactions, and of their writes |
 //! | [`cluster_id`] | cluster ids, and which of two is the later one after a recovery |
+//! | [`counts`] | numbers for people |
 //! | [`error`] | the error type of all crates, and its mapping to and from gRPC |
 //! | [`escape`] | text without characters that show nothing or reverse it, for logs and tables |
 //! | [`expectation`] | errors of serde in plain words |
@@ -34,6 +35,7 @@
 
 pub mod clock;
 pub mod cluster_id;
+pub mod counts;
 pub mod error;
 pub mod escape;
 pub mod expectation;

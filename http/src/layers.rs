@@ -30,9 +30,8 @@ pub(crate) struct HttpRequestId(pub HeaderValue);
 impl HttpRequestId {
     /// The client's, if it can be logged, else a new one.
     fn of(headers: &HeaderMap) -> Self {
-        let is_good = |id: &&str| {
-            (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
-        };
+        let is_good =
+            |id: &&str| (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
         let given = request_id(headers).filter(is_good).and_then(|id| HeaderValue::from_str(id).ok());
         let new = || HeaderValue::from_str(&new_request_id()).unwrap_or(HeaderValue::from_static("none"));
         HttpRequestId(given.unwrap_or_else(new))

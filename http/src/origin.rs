@@ -26,10 +26,10 @@ use crate::state::HttpState;
 /// Methods that scripts of other sites may use.
 const METHODS: &str = "GET, HEAD, POST, PUT, OPTIONS";
 /// Headers that they may send.
-const REQUEST_HEADERS: &str = "accept, authorization, content-type, idempotency-key, if-match, if-none-match, if-range, range, x-request-id";
+const REQUEST_HEADERS: &str =
+    "accept, authorization, content-type, idempotency-key, if-match, if-none-match, if-range, range, x-request-id";
 /// Headers of responses that they may read.
-const RESPONSE_HEADERS: &str =
-    "accept-ranges, content-encoding, content-range, etag, link, location, retry-after, x-request-id, x-volley-rows, x-volley-version";
+const RESPONSE_HEADERS: &str = "accept-ranges, content-encoding, content-range, etag, link, location, retry-after, x-request-id, x-volley-rows, x-volley-version";
 /// How long a browser may remember the answer, seconds.
 const MAX_AGE: &str = "600";
 
@@ -169,9 +169,13 @@ mod tests {
 
     #[test]
     fn local_call_by_another_name_needs_credentials() {
-        for (host, is_refused) in
-            [("127.0.0.1:8835", false), ("[::1]:8835", false), ("LOCALHOST", false), ("evil.example:8835", true), ("", true)]
-        {
+        for (host, is_refused) in [
+            ("127.0.0.1:8835", false),
+            ("[::1]:8835", false),
+            ("LOCALHOST", false),
+            ("evil.example:8835", true),
+            ("", true),
+        ] {
             assert_eq!(refused("GET", &[("host", host)], &[]), is_refused, "{host}");
             assert!(!refused("GET", &[("host", host), ("authorization", "Bearer t")], &[]));
         }

@@ -37,6 +37,9 @@ impl HttpState {
     /// # Errors
     /// UNAVAILABLE: the server starts.
     pub fn flight(&self) -> Result<&InProcessFlight> {
-        self.0.flight.get().ok_or_else(|| Error::unavailable("this member is starting: try again in a moment").retry_after(1000))
+        self.0
+            .flight
+            .get()
+            .ok_or_else(|| Error::unavailable("this member is starting: try again in a moment").retry_after(1000))
     }
 }

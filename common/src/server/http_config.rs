@@ -107,10 +107,7 @@ mod tests {
     #[test]
     fn limits_that_serve_nobody_are_refused() {
         let config = HttpConfig { http_memory_bytes: 1, ..HttpConfig::default() };
-        assert_eq!(
-            config.check().unwrap_err().message,
-            "http_memory_bytes is 1 and must be at least 16777216"
-        );
+        assert_eq!(config.check().unwrap_err().message, "http_memory_bytes is 1 and must be at least 16777216");
         let config = HttpConfig { max_http_body_bytes: 0, ..HttpConfig::default() };
         assert!(config.check().unwrap_err().message.starts_with("max_http_body_bytes is 0"));
     }

@@ -36,8 +36,8 @@ use tower::{Service, ServiceExt};
 
 use self::connection_limit::{ConnectionCounts, ConnectionPermit};
 use self::handshake::{OpenedConnection, open_in_place};
-use self::opening_connections::{OpeningConnections, OpeningPermit};
 pub use self::in_process::InProcessFlight;
+use self::opening_connections::{OpeningConnections, OpeningPermit};
 pub use self::peer_address::PeerAddress;
 use self::preface::{OPENING_TIMEOUT, log_refused};
 use crate::http2::drain_body::respond_until;

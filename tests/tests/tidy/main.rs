@@ -55,11 +55,12 @@ fn crates_depend_only_on_allowed_crates() {
     for (member, allowed) in [
         ("common", &[][..]),
         ("client", &["volley-common"][..]),
-        ("http", &["volley-common"][..]),
+        ("formats", &["volley-common"][..]),
+        ("http", &["volley-common", "volley-formats"][..]),
         ("coordinator", &["volley-common", "volley-http", "volley-linearizability"][..]),
         ("sql", &["volley-common"][..]),
         ("node", &["volley-common", "volley-http", "volley-sql"][..]),
-        ("cli", &["volley-client", "volley-common", "volley-coordinator", "volley-node"][..]),
+        ("cli", &["volley-client", "volley-common", "volley-coordinator", "volley-formats", "volley-node"][..]),
         ("python", &["volley-client", "volley-common"][..]),
     ] {
         for dependency in depends_on(member) {

@@ -12,7 +12,7 @@ const SHARED_MODULES: &[(&str, &str)] = &[
         "the integration tests of Raft share raft_support, which is no crate of its own",
     ),
     ("node/src/lib.rs", "the random batches of volley-common's own tests; a library must not export them"),
-    ("cli/src/formats/exact/tests.rs", "the same batches"),
+    ("formats/src/exact/tests.rs", "the same batches"),
     ("fuzz/src/lib.rs", "the same batches, as seeds of the fuzz targets"),
 ];
 
@@ -40,7 +40,7 @@ fn violations(file: &SourceFile) -> Vec<String> {
 
 #[test]
 fn tests_have_one_style() {
-    let folders = ["common", "client", "http", "coordinator", "sql", "node", "cli", "python", "fuzz", "tests"];
+    let folders = ["common", "client", "formats", "http", "coordinator", "sql", "node", "cli", "python", "fuzz", "tests"];
     let files = folders.into_iter().flat_map(|folder| source::files(folder, &["rs"]));
     // The samples below have every violation.
     let files = files.filter(|file| !file.path.ends_with("tidy/test_style.rs"));

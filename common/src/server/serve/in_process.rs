@@ -63,7 +63,8 @@ impl InProcessFlight {
     pub async fn connect(&self, peer: PeerAddress, caller: Caller) -> Result<Channel> {
         let pipe = Mutex::new(Some((self.0)(peer, caller)?));
         let connector = tower::service_fn(move |_: http::Uri| {
-            let pipe = pipe.lock().take().ok_or_else(|| io::Error::other("the pipe to this member's service is closed"));
+            let pipe =
+                pipe.lock().take().ok_or_else(|| io::Error::other("the pipe to this member's service is closed"));
             std::future::ready(pipe.map(TokioIo::new))
         });
         let endpoint = Endpoint::from_static("http://in-process")

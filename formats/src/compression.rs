@@ -1,15 +1,12 @@
-//! Files that are compressed by gzip or Zstandard: an output by its extension, an input by its first bytes. Both are
-//! streams, so memory does not depend on how much a file decompresses to.
+//! Files that are compressed by gzip or Zstandard, as a name says or the first bytes. They are read as streams, so memory does not
+//! depend on how much a file decompresses to.
 
 use std::fmt;
-use std::io::{BufReader, Error, ErrorKind, Read, Result, Write};
+use std::io::{BufReader, Error, ErrorKind, Read, Result};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
-use flate2::write::GzEncoder;
-use zstd::stream::{read as zstd_read, write as zstd_write};
-
-use super::target::CountingFile;
+use zstd::stream::read as zstd_read;
 
 /// First bytes of an input that are looked at.
 pub const MAGIC_BYTES: u64 = 4;
@@ -95,77 +92,6 @@ pub struct DecompressedFile {
 impl Read for DecompressedFile {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         self.decoder.read(buffer).map_err(|e| self.compression.read_error(e))
-    }
-}
-
-/// A file that is written, compressed or not.
-pub enum OutputFile {
-    /// As it is.
-    Plain(CountingFile),
-    /// By gzip.
-    Gzip(Box<GzipFile>),
-    /// By Zstandard, with checksums.
-    Zstd(Box<zstd_write::Encoder<'static, CountingFile>>),
-}
-
-/// A file that is compressed by gzip. Dropped before [`OutputFile::finish`] it stays without an end, so that the reader of a
-/// pipe sees that the output is not complete.
-pub struct GzipFile(Option<GzEncoder<CountingFile>>);
-
-impl Drop for GzipFile {
-    fn drop(&mut self) {
-        if let Some(encoder) = &mut self.0 {
-            encoder.get_mut().refuse_writes();
-        }
-    }
-}
-
-fn finished() -> Error {
-    Error::other("the output is finished")
-}
-
-impl OutputFile {
-    /// Starts the compression, if there is one.
-    pub fn new(file: CountingFile, compression: Option<FileCompression>) -> Result<OutputFile> {
-        Ok(match compression {
-            None => OutputFile::Plain(file),
-            Some(FileCompression::Gzip) => {
-                let encoder = GzEncoder::new(file, flate2::Compression::default());
-                OutputFile::Gzip(Box::new(GzipFile(Some(encoder))))
-            }
-            Some(FileCompression::Zstd) => {
-                let mut encoder = zstd_write::Encoder::new(file, zstd::DEFAULT_COMPRESSION_LEVEL)?;
-                encoder.include_checksum(true)?;
-                OutputFile::Zstd(Box::new(encoder))
-            }
-        })
-    }
-
-    /// Writes the end of the compressed data.
-    pub fn finish(self) -> Result<CountingFile> {
-        match self {
-            OutputFile::Plain(file) => Ok(file),
-            OutputFile::Gzip(mut gzip) => gzip.0.take().ok_or_else(finished)?.finish(),
-            OutputFile::Zstd(encoder) => encoder.finish(),
-        }
-    }
-}
-
-impl Write for OutputFile {
-    fn write(&mut self, buffer: &[u8]) -> Result<usize> {
-        match self {
-            OutputFile::Plain(file) => file.write(buffer),
-            OutputFile::Gzip(gzip) => gzip.0.as_mut().ok_or_else(finished)?.write(buffer),
-            OutputFile::Zstd(encoder) => encoder.write(buffer),
-        }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        match self {
-            OutputFile::Plain(file) => file.flush(),
-            OutputFile::Gzip(gzip) => gzip.0.as_mut().ok_or_else(finished)?.flush(),
-            OutputFile::Zstd(encoder) => encoder.flush(),
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use arrow::error::ArrowError;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::formats::file_error;
+use crate::file_error;
 
 /// Bad rows of which the report has the reason.
 const MAX_REPORTED: usize = 5;

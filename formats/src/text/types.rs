@@ -12,10 +12,9 @@ use volley_common::simple_types::simple_type;
 use volley_common::{Error, Result};
 
 use super::cut;
-use crate::formats::input::InputFile;
-use crate::formats::leaves::map_leaves;
-use crate::formats::remote::RemoteUrl;
-use crate::formats::{Format, io_error};
+use crate::input::InputFile;
+use crate::leaves::map_leaves;
+use crate::{Format, io_error};
 
 /// Types within each other in the text of a type.
 const MAX_TYPE_DEPTH: usize = 64;
@@ -135,16 +134,13 @@ fn nullable() -> bool {
 /// # Errors
 /// INVALID_ARGUMENT, naming the file, and the column.
 pub fn schema_file(path: &Path) -> Result<SchemaRef> {
-    if RemoteUrl::of(path).is_some() {
-        return Err(Error::invalid(format!("{}: a schema is read from a file of this machine", path.display())));
-    }
     if path.extension().is_none_or(|extension| extension != "json") {
         let input = InputFile::new(path, None)?;
         return match Format::of(path)? {
             Format::Csv | Format::Tsv | Format::Jsonl => {
                 Err(Error::invalid(format!("{}: a schema is read from .json, .parquet or .arrow", path.display())))
             }
-            _ => crate::formats::schema(&input),
+            _ => crate::schema(&input),
         };
     }
     let text = std::fs::read_to_string(path).map_err(|e| io_error(path, &e))?;

@@ -3,26 +3,26 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`csv_rows`], [`json_rows`], [`json`] | text to cells and values, with their lines |
-//! | [`number`], [`time`] | what counts as a number, a date, a time, and which type holds it |
-//! | [`duration`] | durations and intervals, which inference takes for text |
-//! | [`object_fields`] | the fields of JSON objects by name |
-//! | [`column_stats`] | inference |
-//! | [`columns`], [`cells`], [`json_cells`] | cells and values to arrays of a given type |
-//! | [`batches`] | rows to record batches |
-//! | [`bad_rows`] | rows that are skipped |
-//! | [`types`] | types that the user names |
+//! | `csv_rows`, `json_rows`, `json` | text to cells and values, with their lines |
+//! | `number`, `time` | what counts as a number, a date, a time, and which type holds it |
+//! | `duration` | durations and intervals, which inference takes for text |
+//! | `object_fields` | the fields of JSON objects by name |
+//! | `column_stats` | inference |
+//! | `columns`, `cells`, `json_cells` | cells and values to arrays of a given type |
+//! | `batches` | rows to record batches |
+//! | `bad_rows` | rows that are skipped |
+//! | `types` | types that the user names |
 
 use std::io::{BufRead, BufReader, Read};
 
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
-use indicatif::ProgressBar;
 use volley_common::Result;
 
 use super::csv_options::CsvOptions;
 use super::encoding::{TextEncoding, Utf8Reader};
 use super::input::InputFile;
+use super::progress::ReadProgress;
 use super::{Format, check_content, file_error};
 use csv_rows::{ColumnNames, CsvCell, CsvDialect, CsvRows};
 use json_rows::JsonRows;
@@ -141,7 +141,7 @@ enum TextRows {
 }
 
 impl TextRows {
-    fn open(input: &InputFile, options: &TextOptions, bar: ProgressBar) -> Result<TextRows> {
+    fn open(input: &InputFile, options: &TextOptions, bar: ReadProgress) -> Result<TextRows> {
         check_content(input)?;
         let reader = input.reader(bar)?;
         match (input.format, options.csv.encoding.unwrap_or_default()) {
@@ -163,7 +163,7 @@ impl TextRows {
 pub fn infer(input: &InputFile, options: &TextOptions) -> Result<FieldStats> {
     let mut stats = FieldStats::without(options.typed.iter().cloned().collect(), options.all_text);
     let most = options.infer_rows.unwrap_or(u64::MAX);
-    match TextRows::open(input, options, ProgressBar::hidden())? {
+    match TextRows::open(input, options, ReadProgress::default())? {
         TextRows::Csv(rows) => infer_csv(rows, options, most, &mut stats),
         TextRows::Json(rows) => infer_json(rows, options, most, &mut stats),
     }
@@ -242,7 +242,7 @@ fn no_objects() -> ArrowError {
 pub fn check(input: &InputFile, schema: &Schema, options: &TextOptions) -> Result<()> {
     let types = schema.fields().iter().try_for_each(|field| columns::column(field).map(|_| ()));
     types.map_err(|e| file_error(&input.path, e))?;
-    match TextRows::open(input, options, ProgressBar::hidden())? {
+    match TextRows::open(input, options, ReadProgress::default())? {
         TextRows::Csv(mut rows) => batches::columns_of(&rows, schema).and_then(|_| match rows.next_row() {
             Ok(false) if options.names.is_some() && input.is_copy() => {
                 Err(ArrowError::CsvError("the file is empty: it has no row".into()))

@@ -6,15 +6,13 @@ use std::io::{ErrorKind, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use indicatif::ProgressBar;
 use volley_common::{Error, Result};
 
 use super::compression::{FileCompression, MAGIC_BYTES};
 use super::int96::Int96Needs;
 use super::ipc::FILE_MAGIC;
-use super::remote::RemoteUrl;
 use super::{Format, io_error};
-use crate::progress::ProgressReader;
+use crate::progress::{ProgressReader, ReadProgress};
 
 /// A file to read, as often as needed.
 #[derive(Debug)]
@@ -35,17 +33,13 @@ pub struct InputFile {
 }
 
 impl InputFile {
-    /// Opens a file; `-` is the standard input. A pipe, a socket or a device is read to its end, and a URL is downloaded, so
-    /// that this must not be called where async code runs. The first bytes tell whether
-    /// it is compressed.
+    /// Opens a file of this machine; `-` is the standard input. A pipe, a socket or a device is read to its end, so that this must not
+    /// be called where async code runs. The first bytes tell whether it is compressed.
     ///
     /// # Errors
     /// NOT_FOUND, PERMISSION_DENIED or UNAVAILABLE of the operating system; INVALID_ARGUMENT: a folder, a format that
     /// cannot be told, or data that cannot be decompressed. All name the file.
     pub fn new(path: &Path, format: Option<Format>) -> Result<InputFile> {
-        if let Some(url) = RemoteUrl::of(path) {
-            return InputFile::download(&url, format)?.find_compression();
-        }
         let format = match format {
             Some(format) => format,
             None => Format::of(path)?,
@@ -67,15 +61,12 @@ impl InputFile {
         input.find_compression()
     }
 
-    fn download(url: &RemoteUrl, format: Option<Format>) -> Result<InputFile> {
-        let name = url.name();
-        let format = match format {
-            Some(format) => format,
-            None => Format::of(&name)?,
-        };
-        let mut copy = tempfile::tempfile().map_err(|e| io_error(&std::env::temp_dir(), &e))?;
-        let bytes = url.download(&mut copy)?;
-        Ok(InputFile::of(&name, format, bytes, Some(copy)))
+    /// What was copied to a file without a name. `name` is for errors, and `bytes` is how much it has.
+    ///
+    /// # Errors
+    /// As [`InputFile::new`].
+    pub fn of_copy(name: &Path, format: Format, bytes: u64, copy: File) -> Result<InputFile> {
+        InputFile::of(name, format, bytes, Some(copy)).find_compression()
     }
 
     fn of(path: &Path, format: Format, bytes: u64, spooled: Option<File>) -> InputFile {
@@ -110,7 +101,7 @@ impl InputFile {
             return Err(Error::invalid(format!("{}: {text}", self.path.display())));
         }
         if self.compression.is_some() && self.is_read_in_any_order()? {
-            return InputFile::spool(&self.path, self.format, &mut self.reader(ProgressBar::hidden())?);
+            return InputFile::spool(&self.path, self.format, &mut self.reader(ReadProgress::default())?);
         }
         Ok(self)
     }
@@ -126,7 +117,7 @@ impl InputFile {
     /// The first bytes.
     fn start(&self, bytes: u64) -> Result<Vec<u8>> {
         let mut start = Vec::new();
-        let read = self.reader(ProgressBar::hidden())?.take(bytes).read_to_end(&mut start);
+        let read = self.reader(ReadProgress::default())?.take(bytes).read_to_end(&mut start);
         read.map_err(|e| io_error(&self.path, &e))?;
         Ok(start)
     }
@@ -157,7 +148,7 @@ impl InputFile {
     ///
     /// # Errors
     /// As [`InputFile::new`].
-    pub fn reader(&self, bar: ProgressBar) -> Result<Box<dyn Read + Send>> {
+    pub fn reader(&self, bar: ReadProgress) -> Result<Box<dyn Read + Send>> {
         let file = ProgressReader::new(self.open()?, bar);
         match self.compression {
             None => Ok(Box::new(file)),

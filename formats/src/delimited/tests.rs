@@ -5,11 +5,10 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, StringArray};
 use arrow::compute::concat_batches;
 use clap::ValueEnum;
-use indicatif::ProgressBar;
 
 use super::super::csv_options::CsvQuote;
 use super::super::text::TextOptions;
-use super::super::{Format, InputFile, open};
+use super::super::{Format, InputFile, ReadProgress, open};
 use super::*;
 
 fn texts(columns: &[(&str, &[Option<&str>])]) -> RecordBatch {
@@ -36,7 +35,7 @@ fn read_back(bytes: &[u8], batch: &RecordBatch, options: &CsvOptions, null: &str
     let names = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
     let nulls = vec![null.to_string()];
     let options = TextOptions { csv: options.clone(), names: Some(names), nulls, ..TextOptions::default() };
-    let batches = open(&input, batch.schema(), &options, ProgressBar::hidden()).unwrap();
+    let batches = open(&input, batch.schema(), &options, ReadProgress::default()).unwrap();
     concat_batches(&batch.schema(), &batches.collect::<Result<Vec<_>, _>>().unwrap()).unwrap()
 }
 

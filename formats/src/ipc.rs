@@ -7,10 +7,9 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, StreamReader};
-use indicatif::ProgressBar;
 
 use super::Batches;
-use crate::progress::ProgressReader;
+use crate::progress::{ProgressReader, ReadProgress};
 
 /// The first bytes of a file, not of a stream.
 pub const FILE_MAGIC: &[u8] = b"ARROW1";
@@ -25,7 +24,7 @@ pub fn schema(mut file: File) -> Result<SchemaRef, ArrowError> {
     }
 }
 
-pub fn open(mut file: File, bar: ProgressBar) -> Result<Batches, ArrowError> {
+pub fn open(mut file: File, bar: ReadProgress) -> Result<Batches, ArrowError> {
     let is_file = is_file(&mut file)?;
     let reader = ProgressReader::new(BufReader::new(file), bar);
     if is_file { Ok(Box::new(FileReader::try_new(reader, None)?)) } else { open_stream(reader) }

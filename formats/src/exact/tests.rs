@@ -6,15 +6,15 @@ use arrow::array::*;
 use arrow::compute::concat_batches;
 use arrow::datatypes::*;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use indicatif::ProgressBar;
 use serde_json::Value;
 use volley_common::Result;
 
+use super::super::testing::create;
 use super::super::text::TextOptions;
-use super::super::{InputFile, create, open, schema};
+use super::super::{InputFile, ReadProgress, open, schema};
 use super::*;
 
-#[path = "../../../../common/src/ipc/test_data.rs"]
+#[path = "../../../common/src/ipc/test_data.rs"]
 #[allow(dead_code, missing_docs)]
 mod test_data;
 
@@ -55,7 +55,7 @@ fn round_trip(name: &str, format: Format, batch: &RecordBatch) -> Result<RecordB
 fn read(path: &std::path::Path, format: Format) -> Result<RecordBatch> {
     let input = InputFile::new(path, Some(format))?;
     let schema = schema(&input)?;
-    let batches = open(&input, schema.clone(), &TextOptions::default(), ProgressBar::hidden())?;
+    let batches = open(&input, schema.clone(), &TextOptions::default(), ReadProgress::default())?;
     let batches: Vec<_> = batches.collect::<Result<_, _>>().map_err(|e| super::super::file_error(path, e))?;
     Ok(concat_batches(&schema, &batches).unwrap())
 }

@@ -5,7 +5,7 @@ use std::io::{BufRead, Read};
 use arrow::error::ArrowError;
 
 use super::{MAX_ROW_BYTES, cut, not_utf8};
-use crate::output::plural;
+use volley_common::counts::plural;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 

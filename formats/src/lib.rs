@@ -1,4 +1,4 @@
-//! Streams files to record batches and back: a reader holds one batch, a writer about one row group. [`exact`] says what
+//! Streams files to record batches and back: a reader holds one batch, a writer about one row group. `exact` says what
 //! each format holds of each type; no value is changed.
 //!
 //! | extension | format | notes |
@@ -9,8 +9,9 @@
 //! | `.arrows` | Arrow IPC stream | |
 //! | `.jsonl`, `.ndjson`, `.json` | one JSON object a line, or an array of objects | types inferred from all rows; nested types; nulls are written |
 //!
-//! Each of them may be compressed as a whole (`.gz`, `.zst`, see [`compression`]), and be an object of a storage service (see
-//! [`remote`]).
+//! Each of them may be compressed as a whole (`.gz`, `.zst`). The command line reads and writes files with them, and the HTTP port of
+//! a member bodies of requests and responses.
+#![forbid(unsafe_code)]
 
 use std::path::Path;
 
@@ -18,16 +19,15 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use clap::ValueEnum;
-use indicatif::ProgressBar;
 use volley_common::{Error, Result};
 
-use compression::FileCompression;
 use text::TextOptions;
 
 mod compression;
 mod content;
 mod csv_options;
 mod delimited;
+mod encoder;
 mod encoding;
 mod exact;
 mod input;
@@ -36,18 +36,19 @@ mod interval;
 mod ipc;
 mod leaves;
 mod parquet;
-mod remote;
-mod target;
+mod progress;
+#[cfg(test)]
+mod testing;
 pub mod text;
 mod text_values;
-mod write;
 
-pub use csv_options::{CsvOptions, ascii_character};
+pub use compression::FileCompression;
+pub use csv_options::{CsvOptions, CsvQuote, ascii_character};
+pub use encoder::{OutputOptions, TableEncoder, json_lines};
+pub use encoding::TextEncoding;
 pub use input::InputFile;
 pub use int96::Int96Needs;
-pub use remote::RemoteUrl;
-pub use target::is_stdout;
-pub use write::{OutputOptions, create, json_lines};
+pub use progress::ReadProgress;
 
 /// Rows of a batch that a reader of a row format returns.
 const BATCH_ROWS: usize = 8192;
@@ -110,7 +111,7 @@ pub fn schema(input: &InputFile) -> Result<SchemaRef> {
     match input.format {
         Format::Parquet => parquet::schema(input.open()?, input.int96.as_deref()),
         Format::Arrow | Format::Arrows if input.is_compressed() => {
-            ipc::stream_schema(input.reader(ProgressBar::hidden())?)
+            ipc::stream_schema(input.reader(ReadProgress::default())?)
         }
         Format::Arrow | Format::Arrows => ipc::schema(input.open()?),
         Format::Csv | Format::Tsv | Format::Jsonl => return Err(Error::internal("text has no schema")),
@@ -134,7 +135,7 @@ pub fn int96_needs(input: &InputFile) -> Result<Int96Needs> {
 ///
 /// # Errors
 /// As [`schema`].
-pub fn open(input: &InputFile, schema: SchemaRef, options: &TextOptions, bar: ProgressBar) -> Result<Batches> {
+pub fn open(input: &InputFile, schema: SchemaRef, options: &TextOptions, bar: ReadProgress) -> Result<Batches> {
     if input.format.is_text() {
         return text::open(input, schema, options, bar);
     }
@@ -151,7 +152,7 @@ pub fn open(input: &InputFile, schema: SchemaRef, options: &TextOptions, bar: Pr
 /// # Errors
 /// INVALID_ARGUMENT: names what it is, and what helps.
 pub fn check_content(input: &InputFile) -> Result<()> {
-    match content::mismatch(input.reader(ProgressBar::hidden())?, input.format) {
+    match content::mismatch(input.reader(ReadProgress::default())?, input.format) {
         Some(text) => Err(Error::invalid(format!("{}: {text}", input.path.display()))),
         None => Ok(()),
     }
@@ -203,6 +204,3 @@ pub fn file_error(path: &Path, error: ArrowError) -> Error {
     };
     Error::invalid(format!("{}: {text}", path.display()))
 }
-
-#[cfg(test)]
-mod tests;

@@ -41,7 +41,7 @@ fn int96_file(path: &Path, message: &str, level: i16, groups: &[&[i128]]) -> Fil
 
 fn read(file: &File) -> Result<(SchemaRef, Vec<RecordBatch>), ArrowError> {
     let schema = schema(file.try_clone()?, None)?;
-    let batches = open(file.try_clone()?, None, ProgressBar::hidden())?.collect::<Result<Vec<_>, _>>()?;
+    let batches = open(file.try_clone()?, None, ReadProgress::default())?.collect::<Result<Vec<_>, _>>()?;
     Ok((schema, batches))
 }
 
@@ -88,7 +88,7 @@ fn int96_of_files_put_together_has_one_unit() {
     };
     for shared in [needs([&old, &new]), needs([&new, &old])] {
         for (file, micros) in [(&old, (FIRST_DAY / 1000) as i64), (&new, 1)] {
-            let mut batches = open(file.try_clone().unwrap(), Some(&shared), ProgressBar::hidden()).unwrap();
+            let mut batches = open(file.try_clone().unwrap(), Some(&shared), ReadProgress::default()).unwrap();
             let batch = batches.next().unwrap().unwrap();
             assert_eq!(batch.column(0).as_primitive::<TimestampMicrosecondType>().values(), &[micros]);
         }
@@ -212,7 +212,7 @@ fn texts_of_two_gigabytes_in_one_row_group_are_read() {
     let mut writer = ArrowWriter::try_new_with_options(File::create(&path).unwrap(), batch.schema(), options).unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
-    let batches = open(File::open(&path).unwrap(), None, ProgressBar::hidden()).unwrap();
+    let batches = open(File::open(&path).unwrap(), None, ReadProgress::default()).unwrap();
     let mut rows = 0;
     for batch in batches {
         let batch = batch.unwrap();

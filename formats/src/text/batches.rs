@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
-use indicatif::ProgressBar;
 use volley_common::Result;
 
 use super::bad_rows::BadRows;
@@ -16,8 +15,8 @@ use super::csv_rows::CsvRows;
 use super::json_cells::{StructCells, finish_column};
 use super::json_rows::JsonRows;
 use super::{Input, TextOptions, TextRows, cut};
-use crate::formats::input::InputFile;
-use crate::formats::{BATCH_ROWS, Batches, file_error};
+use crate::input::InputFile;
+use crate::{BATCH_ROWS, Batches, ReadProgress, file_error};
 
 /// Bytes of text after which a batch ends.
 const BATCH_BYTES: usize = 16 << 20;
@@ -26,7 +25,7 @@ const BATCH_BYTES: usize = 16 << 20;
 ///
 /// # Errors
 /// INVALID_ARGUMENT: the columns of CSV are not those of the schema, or a type has no text form.
-pub fn open(input: &InputFile, schema: SchemaRef, options: &TextOptions, bar: ProgressBar) -> Result<Batches> {
+pub fn open(input: &InputFile, schema: SchemaRef, options: &TextOptions, bar: ReadProgress) -> Result<Batches> {
     let batches = match TextRows::open(input, options, bar)? {
         TextRows::Csv(rows) => csv(rows, input.path.clone(), schema, options.clone()),
         TextRows::Json(rows) => json(rows, input.path.clone(), schema, options),

@@ -10,7 +10,7 @@ use arrow::error::ArrowError;
 
 use super::json::{JsonFault, string};
 use super::{boolean, cut};
-use crate::output::plural;
+use volley_common::counts::plural;
 
 /// A column that is being built.
 pub trait Cells: Send {

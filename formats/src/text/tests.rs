@@ -10,7 +10,6 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tempfile::TempDir;
 
 use super::*;
-use crate::formats;
 
 fn file(folder: &TempDir, name: &str, text: &str) -> InputFile {
     let path: PathBuf = folder.path().join(name);
@@ -25,7 +24,7 @@ fn inferred(input: &InputFile, options: &TextOptions) -> Result<SchemaRef> {
 }
 
 fn read_as(input: &InputFile, schema: &SchemaRef, options: &TextOptions) -> Result<RecordBatch> {
-    let batches: Vec<RecordBatch> = formats::open(input, schema.clone(), options, ProgressBar::hidden())?
+    let batches: Vec<RecordBatch> = crate::open(input, schema.clone(), options, ReadProgress::default())?
         .collect::<Result<_, _>>()
         .map_err(|e| file_error(&input.path, e))?;
     concat_batches(schema, &batches).map_err(|e| file_error(&input.path, e))
@@ -259,7 +258,7 @@ fn batches_end_by_bytes() {
     let text = format!("a\n{}", format!("{}\n", "x".repeat(1 << 20)).repeat(40));
     let input = file(&folder, "t.csv", &text);
     let schema = inferred(&input, &TextOptions::default()).unwrap();
-    let batches = formats::open(&input, schema, &TextOptions::default(), ProgressBar::hidden()).unwrap();
+    let batches = crate::open(&input, schema, &TextOptions::default(), ReadProgress::default()).unwrap();
     let rows: Vec<usize> = batches.map(|batch| batch.unwrap().num_rows()).collect();
     assert_eq!(rows, [16, 16, 8]);
 }

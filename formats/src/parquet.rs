@@ -8,7 +8,6 @@ use arrow::datatypes::{DataType, Field, FieldRef, IntervalUnit, Schema, SchemaRe
 use arrow::error::ArrowError;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use indicatif::ProgressBar;
 use parquet::arrow::ARROW_SCHEMA_META_KEY;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
@@ -19,6 +18,7 @@ use volley_common::ipc::schema::parse_schema;
 use super::int96::Int96Needs;
 use super::interval::interval_units;
 use super::leaves::{map_leaves, with_type};
+use super::progress::ReadProgress;
 use super::{BATCH_ROWS, Batches};
 
 /// A batch has about this many decoded bytes, if its row group is even.
@@ -32,7 +32,7 @@ pub fn schema(file: File, int96: Option<&Int96Needs>) -> Result<SchemaRef, Arrow
 }
 
 /// The bar advances by the share of rows, because pages are not read in the order of their bytes.
-pub fn open(file: File, int96: Option<&Int96Needs>, bar: ProgressBar) -> Result<Batches, ArrowError> {
+pub fn open(file: File, int96: Option<&Int96Needs>, bar: ReadProgress) -> Result<Batches, ArrowError> {
     let bytes = file.metadata()?.len();
     let metadata = metadata(&file, int96)?;
     let rows = metadata.metadata().file_metadata().num_rows().max(1) as u64;
