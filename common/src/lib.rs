@@ -23,6 +23,8 @@
 //! | [`net`] | connections to members, fail-over |
 //! | [`proxy`] | forwarding a call unchanged to another member |
 //! | [`grpc`] | gRPC's framing, for calls that bypass tonic |
+//! | [`put_codec`] | the codec of a DoPut whose source may fail |
+//! | [`sql_script`] | statements in a text: where one ends, and whether it changes tables |
 //! | [`server`] | the process of a server: configuration, sockets, the two-stage stop, health and metrics |
 //! | [`fairness`] | shares between clients: limits of calls, and waiting in turn |
 //! | [`fair_budget`] | budgets of which one owner has a part at most |
@@ -55,10 +57,12 @@ pub mod options;
 pub mod partition;
 pub mod placement;
 pub mod proxy;
+pub mod put_codec;
 pub mod refusal_log;
 pub mod server;
 pub mod session_cookie;
 pub mod simple_types;
+pub mod sql_script;
 pub mod suggestion;
 pub mod telemetry;
 pub mod ticket;
