@@ -65,7 +65,7 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let addresses = sockets.addresses()?;
     let (lifecycle, http_status) = (Lifecycle::default(), CoordinatorHttpStatus::default());
     let ServerSockets { flight, peer, http } = sockets;
-    let pages = HttpState::new(&config.server.http);
+    let pages = HttpState::new(&config.server);
     let routes = volley_http::router(pages.clone());
     let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone(), routes);
 

@@ -189,8 +189,12 @@ pub fn io_error(path: &Path, error: &std::io::Error) -> Error {
 
 /// An error of reading or writing a format.
 pub fn file_error(path: &Path, error: ArrowError) -> Error {
-    let text = match error {
-        // Arrow's prefixes ("Parser error: ...") do not help the user.
+    Error::invalid(format!("{}: {}", path.display(), error_text(error)))
+}
+
+/// What is wrong: Arrow's prefixes ("Parser error: ...") do not help the user.
+pub fn error_text(error: ArrowError) -> String {
+    match error {
         ArrowError::CsvError(text)
         | ArrowError::JsonError(text)
         | ArrowError::ParseError(text)
@@ -201,6 +205,5 @@ pub fn file_error(path: &Path, error: ArrowError) -> Error {
         | ArrowError::InvalidArgumentError(text)
         | ArrowError::NotYetImplemented(text) => text,
         other => other.to_string(),
-    };
-    Error::invalid(format!("{}: {text}", path.display()))
+    }
 }

@@ -2,17 +2,20 @@
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
-use tonic::transport::Channel;
 use volley_common::Result;
 use volley_common::server::audit::REQUEST_ID_HEADER;
 use volley_common::server::serve::PeerAddress;
 use volley_common::tls::Caller;
+use xxhash_rust::xxh3::xxh3_64;
 
+use crate::budget::RequestShare;
+use crate::flight_calls::FlightCalls;
 use crate::state::HttpState;
 
 /// Headers of a request that its Flight calls carry: no others, so that no client of the HTTP port can claim to be a member, or
@@ -30,17 +33,42 @@ pub struct HttpCaller {
 }
 
 impl HttpCaller {
-    /// A connection to this member's Flight service, for the calls of this request.
+    /// Connects to this member's Flight service, for the calls of this request.
     ///
     /// # Errors
     /// UNAVAILABLE: the member is starting or stopping.
-    pub async fn connect(&self) -> Result<Channel> {
-        self.state.flight()?.connect(self.peer, self.caller.clone()).await
+    pub async fn flight(&self) -> Result<FlightCalls> {
+        let channel = self.state.flight()?.connect(self.peer, self.caller.clone()).await?;
+        Ok(FlightCalls::new(channel, self.headers.clone()))
     }
 
-    /// The headers that each of these calls must have.
-    pub fn headers(&self) -> &HeaderMap {
-        &self.headers
+    /// Takes memory for this request.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: there is none.
+    pub(crate) fn take_memory(&self, bytes: u64) -> Result<RequestShare> {
+        self.state.memory().take(&self.owner(), bytes)
+    }
+
+    /// Takes disk for the body of this request.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: there is none.
+    pub(crate) fn take_spool(&self, bytes: u64) -> Result<RequestShare> {
+        self.state.spool().take(&self.owner(), bytes)
+    }
+
+    /// What all pages share.
+    pub(crate) fn state(&self) -> &HttpState {
+        &self.state
+    }
+
+    /// Whose share of a budget it takes: that of its credentials, or of its address.
+    fn owner(&self) -> Arc<str> {
+        match self.headers.get(AUTHORIZATION) {
+            Some(credentials) => format!("{:016x}", xxh3_64(credentials.as_bytes())).into(),
+            None => self.peer.0.ip().to_string().into(),
+        }
     }
 }
 

@@ -33,10 +33,13 @@ impl Problem {
     }
 
     /// A method that the path does not have. `allowed`: those that it has.
-    pub fn method_not_allowed(allowed: &'static str) -> Self {
+    pub fn method_not_allowed(allowed: &str) -> Self {
         let text = format!("this path has no such method: it has {allowed}");
-        Problem::with_status(StatusCode::METHOD_NOT_ALLOWED, Error::invalid(text))
-            .with_header(ALLOW, HeaderValue::from_static(allowed))
+        let problem = Problem::with_status(StatusCode::METHOD_NOT_ALLOWED, Error::invalid(text));
+        match HeaderValue::from_str(allowed) {
+            Ok(allowed) => problem.with_header(ALLOW, allowed),
+            Err(_) => problem,
+        }
     }
 
     /// The response of the request with this id.

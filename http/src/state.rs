@@ -1,10 +1,13 @@
 //! What all pages share.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use volley_common::server::HttpConfig;
 use volley_common::server::serve::InProcessFlight;
+use volley_common::server::{HttpConfig, ServerConfig};
 use volley_common::{Error, Result};
+
+use crate::budget::{BudgetKind, HttpBudget};
 
 /// The state of the pages of one server. Cheap to clone.
 #[derive(Clone)]
@@ -14,12 +17,23 @@ struct SharedState {
     /// Empty while the server starts.
     flight: OnceLock<InProcessFlight>,
     settings: HttpConfig,
+    /// Where bodies are stored until they are complete.
+    folder: PathBuf,
+    memory: Arc<HttpBudget>,
+    spool: Arc<HttpBudget>,
 }
 
 impl HttpState {
     /// That of a server that starts.
-    pub fn new(settings: &HttpConfig) -> Self {
-        HttpState(Arc::new(SharedState { flight: OnceLock::new(), settings: settings.clone() }))
+    pub fn new(server: &ServerConfig) -> Self {
+        let settings = server.http.clone();
+        HttpState(Arc::new(SharedState {
+            flight: OnceLock::new(),
+            folder: server.data_dir.clone(),
+            memory: HttpBudget::new(BudgetKind::Memory, settings.http_memory_bytes),
+            spool: HttpBudget::new(BudgetKind::Spool, settings.http_spool_bytes),
+            settings,
+        }))
     }
 
     /// From now on pages make their Flight calls here.
@@ -37,9 +51,22 @@ impl HttpState {
     /// # Errors
     /// UNAVAILABLE: the server starts.
     pub fn flight(&self) -> Result<&InProcessFlight> {
-        self.0
-            .flight
-            .get()
-            .ok_or_else(|| Error::unavailable("this member is starting: try again in a moment").retry_after(1000))
+        let starting = || Error::unavailable("this member is starting: try again in a moment").retry_after(1000);
+        self.0.flight.get().ok_or_else(starting)
+    }
+
+    /// Memory of all requests.
+    pub(crate) fn memory(&self) -> &Arc<HttpBudget> {
+        &self.0.memory
+    }
+
+    /// Disk of the bodies of all requests.
+    pub(crate) fn spool(&self) -> &Arc<HttpBudget> {
+        &self.0.spool
+    }
+
+    /// Where bodies are stored.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.0.folder
     }
 }

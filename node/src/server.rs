@@ -49,7 +49,7 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
     let lifecycle = Lifecycle::default();
     let (join, joined) = watch::channel(false);
     let http_status = NodeHttpStatus::new(joined.clone(), lifecycle.stop_token().clone());
-    let pages = HttpState::new(&config.server.http);
+    let pages = HttpState::new(&config.server);
     let routes = volley_http::router(pages.clone());
     let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone(), routes);
 

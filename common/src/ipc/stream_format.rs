@@ -42,7 +42,9 @@ pub fn message_kind(header: &[u8]) -> Result<StreamMessageKind> {
             let rows = message.header_as_record_batch().and_then(|batch| u64::try_from(batch.length()).ok());
             rows.map(StreamMessageKind::Batch).ok_or_else(|| Error::invalid("a record batch has no number of rows"))
         }
-        _ => Err(Error::invalid("an Arrow stream has a message that is neither a schema, a dictionary nor a record batch")),
+        _ => Err(Error::invalid(
+            "an Arrow stream has a message that is neither a schema, a dictionary nor a record batch",
+        )),
     }
 }
 
@@ -139,7 +141,9 @@ impl StreamParser {
     fn header_length(&mut self) -> Result<Option<usize>> {
         let Some(first) = self.received.first_chunk::<4>().copied() else { return Ok(None) };
         if first == FILE_MAGIC {
-            return Err(Error::invalid("the body is an Arrow file, not an Arrow stream: write it with a stream writer"));
+            return Err(Error::invalid(
+                "the body is an Arrow file, not an Arrow stream: write it with a stream writer",
+            ));
         }
         let (skip, length) = match (first, self.received.get(4..PREFIX)) {
             (CONTINUATION, None) => return Ok(None),
@@ -154,7 +158,8 @@ impl StreamParser {
 
     fn body_length(&self, header: &[u8]) -> Result<usize> {
         let length = verify_message(header)?.bodyLength();
-        let length = usize::try_from(length).map_err(|_| Error::invalid("a message of the Arrow stream has a negative length"))?;
+        let length = usize::try_from(length)
+            .map_err(|_| Error::invalid("a message of the Arrow stream has a negative length"))?;
         if length > self.max_message {
             return Err(Error::exhausted(format!(
                 "a message of {length} bytes is over the limit of {}: send smaller batches",

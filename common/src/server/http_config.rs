@@ -26,7 +26,7 @@ impl Default for HttpConfig {
     fn default() -> Self {
         HttpConfig {
             http_cors_origins: Vec::new(),
-            http_memory_bytes: 256 << 20,
+            http_memory_bytes: 512 << 20,
             http_spool_bytes: 4 << 30,
             max_http_body_bytes: 1 << 30,
         }

@@ -114,6 +114,7 @@ fn file_io_stays_in_the_storage_modules() {
         "/tls/reload.rs",
         "/tls/testing.rs",
         "/identity/oidc/jwks_source.rs",
+        "http/src/transfer/spool.rs",
         "tests",
     ];
     for member in ["common/src", "client/src", "http/src", "coordinator/src", "node/src", "python/src"] {

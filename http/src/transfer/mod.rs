@@ -1,0 +1,20 @@
+//! Rows from Flight to a response, and from a request's body to Flight. Memory is bounded, and each side waits for the other.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | [`row_source`] | the messages of a read |
+//! | [`response`] | them as the body of a response: Arrow messages as they are, or |
+//! | [`conversion`] | other formats and compressed bodies, by a thread |
+//! | [`upload`] | the body of a request, with its limits |
+//! | [`ingest`] | it as the messages of a put |
+//! | [`spool`] | bodies that must be complete before they are read |
+
+pub(crate) mod conversion;
+pub(crate) mod ingest;
+pub(crate) mod response;
+pub(crate) mod row_source;
+pub(crate) mod spool;
+pub(crate) mod upload;
+
+/// Items that wait between a task and a thread.
+const QUEUE_LEN: usize = 4;
