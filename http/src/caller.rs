@@ -78,8 +78,9 @@ impl FromRequestParts<HttpState> for HttpCaller {
     async fn from_request_parts(head: &mut Parts, state: &HttpState) -> Result<Self, Infallible> {
         let mut headers = HeaderMap::new();
         for name in FORWARDED {
-            if let Some(value) = head.headers.get(&name) {
-                headers.insert(name, value.clone());
+            // Two different credentials are refused, as by Flight.
+            for value in head.headers.get_all(&name) {
+                headers.append(name.clone(), value.clone());
             }
         }
         let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
