@@ -17,8 +17,8 @@ use crate::problem::Problem;
 use crate::query::QueryParameters;
 use crate::row_range::{RowRange, UNIT};
 use crate::table_path::table_of_path;
+use crate::transfer::flight_rows::FlightRows;
 use crate::transfer::response::{memory_of, rows_response};
-use crate::transfer::row_source::RowSource;
 
 /// The path before the table's name.
 pub(crate) const PREFIX: &str = "/api/v1/data/";
@@ -63,7 +63,7 @@ pub(crate) async fn get(caller: HttpCaller, uri: Uri, headers: HeaderMap) -> Res
     let share = caller.take_memory(base)?;
     let skip = range.map_or(0, |range| plan.seek(range.first));
     let tickets = plan.endpoints.into_iter().map(|endpoint| endpoint.ticket);
-    let mut source = RowSource::new(calls, tickets, &plan.schema, share, base);
+    let mut source = FlightRows::new(calls, tickets, &plan.schema, share, base);
     if representation.as_stored {
         source = source.as_stored();
     }

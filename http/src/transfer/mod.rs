@@ -2,7 +2,7 @@
 //!
 //! | module | what it has |
 //! |---|---|
-//! | [`row_source`] | the messages of a read |
+//! | [`flight_rows`] | the messages of a read |
 //! | [`response`] | them as the body of a response: Arrow messages as they are, or |
 //! | [`conversion`] | other formats and compressed bodies, by a thread |
 //! | [`upload`] | the body of a request, with its limits |
@@ -10,9 +10,9 @@
 //! | [`spool`] | bodies that must be complete before they are read |
 
 pub(crate) mod conversion;
+pub(crate) mod flight_rows;
 pub(crate) mod ingest;
 pub(crate) mod response;
-pub(crate) mod row_source;
 pub(crate) mod spool;
 pub(crate) mod upload;
 

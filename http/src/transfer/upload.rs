@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     fn upload(pieces: &[&'static [u8]], limit: u64) -> UploadBody {
-        let pieces: Vec<_> = pieces.iter().map(|piece| Ok::<_, Error>(Bytes::from_static(piece))).collect();
+        let pieces: Vec<_> = pieces.iter().map(|&piece| Ok::<_, Error>(Bytes::from_static(piece))).collect();
         UploadBody::new(Body::from_stream(stream::iter(pieces)), &HeaderMap::new(), limit).unwrap()
     }
 
@@ -146,7 +146,7 @@ mod tests {
         let error = upload(&[b"abc", b"def"], 5).collect().await.unwrap_err();
         assert!(error.error().message.contains("larger than 5 bytes"), "{error:?}");
         let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_LENGTH, 6.into());
+        headers.insert(CONTENT_LENGTH, 6_u64.into());
         assert!(UploadBody::new(Body::empty(), &headers, 5).is_err());
     }
 

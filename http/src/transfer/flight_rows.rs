@@ -16,7 +16,7 @@ use crate::flight_calls::{FlightCalls, GetMessages};
 const LARGE_MESSAGE: usize = 2 << 20;
 
 /// What is read, by Flight.
-pub(crate) struct RowSource {
+pub(crate) struct FlightRows {
     calls: FlightCalls,
     tickets: VecDeque<Bytes>,
     /// Whether bodies are uncompressed.
@@ -44,7 +44,7 @@ struct MessageMemory {
     keeps_dictionaries: bool,
 }
 
-impl RowSource {
+impl FlightRows {
     /// Reads these tickets. `schema`: the encapsulated schema message, of which the rows are if there is no ticket; or empty. `share`: the
     /// memory of the request, which has `base` bytes.
     pub fn new(
@@ -54,7 +54,7 @@ impl RowSource {
         share: RequestShare,
         base: u64,
     ) -> Self {
-        RowSource {
+        FlightRows {
             calls,
             tickets: tickets.into_iter().collect(),
             decompress: true,
@@ -69,12 +69,12 @@ impl RowSource {
 
     /// The bodies as they are stored.
     pub fn as_stored(self) -> Self {
-        RowSource { decompress: false, ..self }
+        FlightRows { decompress: false, ..self }
     }
 
     /// The rows after the first `skip`, and at most `left`.
     pub fn with_rows(self, skip: u64, left: Option<u64>) -> Self {
-        RowSource { skip, left, ..self }.with_dictionaries()
+        FlightRows { skip, left, ..self }.with_dictionaries()
     }
 
     /// Counts dictionaries in the request's memory: its messages are decoded.
