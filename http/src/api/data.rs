@@ -19,6 +19,7 @@ use crate::row_range::{RowRange, UNIT};
 use crate::table_path::table_of_path;
 use crate::transfer::flight_rows::FlightRows;
 use crate::transfer::response::{memory_of, rows_response};
+use crate::transfer::waiting_tickets::WaitingTickets;
 
 /// The path before the table's name.
 pub(crate) const PREFIX: &str = "/api/v1/data/";
@@ -62,7 +63,8 @@ pub(crate) async fn get(caller: HttpCaller, uri: Uri, headers: HeaderMap) -> Res
     let base = memory_of(&representation);
     let share = caller.take_memory(base)?;
     let skip = range.map_or(0, |range| plan.seek(range.first));
-    let tickets = plan.endpoints.into_iter().map(|endpoint| endpoint.ticket);
+    let endpoints = plan.endpoints.into_iter().map(|planned| planned.endpoint).collect();
+    let tickets = WaitingTickets::new(&calls, endpoints);
     let mut source = FlightRows::new(calls, tickets, &plan.schema, share, base);
     if representation.as_stored {
         source = source.as_stored();

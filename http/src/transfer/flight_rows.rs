@@ -1,7 +1,5 @@
 //! The messages of a read: its endpoints one after the other, or some of its rows.
 
-use std::collections::VecDeque;
-
 use arrow_flight::FlightData;
 use bytes::Bytes;
 use volley_common::ipc::encode::{IpcMessage, first_rows, rows_from};
@@ -9,6 +7,7 @@ use volley_common::ipc::schema::flight_header;
 use volley_common::ipc::stream_format::{StreamMessageKind, message_kind, message_prefix};
 use volley_common::{Error, Result};
 
+use super::waiting_tickets::WaitingTickets;
 use crate::budget::RequestShare;
 use crate::flight_calls::{FlightCalls, GetMessages};
 
@@ -18,7 +17,7 @@ const LARGE_MESSAGE: usize = 2 << 20;
 /// What is read, by Flight.
 pub(crate) struct FlightRows {
     calls: FlightCalls,
-    tickets: VecDeque<Bytes>,
+    tickets: WaitingTickets,
     /// Whether bodies are uncompressed.
     decompress: bool,
     /// The reply to the current ticket.
@@ -45,18 +44,12 @@ struct MessageMemory {
 }
 
 impl FlightRows {
-    /// Reads these tickets. `schema`: the encapsulated schema message, of which the rows are if there is no ticket; or empty. `share`: the
-    /// memory of the request, which has `base` bytes.
-    pub fn new(
-        calls: FlightCalls,
-        tickets: impl IntoIterator<Item = Bytes>,
-        schema: &[u8],
-        share: RequestShare,
-        base: u64,
-    ) -> Self {
+    /// Reads these tickets. `schema`: the encapsulated schema message, of which the rows are if there is no ticket; or empty. `share`:
+    /// the memory of the request, which has `base` bytes.
+    pub fn new(calls: FlightCalls, tickets: WaitingTickets, schema: &[u8], share: RequestShare, base: u64) -> Self {
         FlightRows {
             calls,
-            tickets: tickets.into_iter().collect(),
+            tickets,
             decompress: true,
             messages: None,
             schema: flight_header(schema),
@@ -130,7 +123,7 @@ impl FlightRows {
     /// Redeems the next ticket, if there is one.
     async fn open_next(&mut self) -> Result<bool> {
         self.dictionaries.clear();
-        let Some(ticket) = self.tickets.pop_front() else { return Ok(false) };
+        let Some(ticket) = self.tickets.next() else { return Ok(false) };
         self.messages = Some(self.calls.get(ticket, self.decompress).await?);
         Ok(true)
     }

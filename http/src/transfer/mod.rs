@@ -3,6 +3,7 @@
 //! | module | what it has |
 //! |---|---|
 //! | [`flight_rows`] | the messages of a read |
+//! | [`waiting_tickets`] | its tickets, which are renewed while they wait |
 //! | [`response`] | them as the body of a response: Arrow messages as they are, or |
 //! | [`conversion`] | other formats and compressed bodies, by a thread |
 //! | [`upload`] | the body of a request, with its limits |
@@ -15,6 +16,7 @@ pub(crate) mod ingest;
 pub(crate) mod response;
 pub(crate) mod spool;
 pub(crate) mod upload;
+pub(crate) mod waiting_tickets;
 
 /// Items that wait between a task and a thread.
 const QUEUE_LEN: usize = 4;
