@@ -54,6 +54,11 @@ impl HttpRead {
         Ok(HttpRead { table, options: parameters.take_options(&READ_OPTIONS)? })
     }
 
+    /// The most rows that are requested.
+    pub fn limit(&self) -> Option<u64> {
+        self.options.get("limit")?.as_u64()
+    }
+
     /// The command of Flight for it.
     pub fn command(&self) -> Value {
         let mut command = self.options.clone();
