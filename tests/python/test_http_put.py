@@ -1,5 +1,6 @@
 """Rows that are put by HTTP: one write, all of it or nothing."""
 
+import gzip
 import http.client
 import io
 import socket
@@ -126,6 +127,9 @@ def test_other_content_types_are_refused(shared, name, media):
 def test_compressed_body_is_refused(shared, name):
     answer = call(shared, "PUT", f"/api/v1/data/{name}", body=b"", content_type=CSV, content_encoding="gzip")
     answer.problem(415, "INVALID_ARGUMENT")
+    for media in (CSV, NDJSON, PARQUET):
+        detail = call(shared, "PUT", f"/api/v1/data/{name}", body=gzip.compress(b"a\n1\n"), content_type=media).problem(400, "INVALID_ARGUMENT")
+        assert "compressed as a whole" in detail
 
 
 @pytest.mark.parametrize("media", [ARROW, CSV, PARQUET])
