@@ -12,6 +12,7 @@ use volley_common::server::{
 };
 use volley_common::tls::MemberRole;
 use volley_common::{Error, Result};
+use volley_http::HttpState;
 
 use crate::admin_reset;
 use crate::administrator_file;
@@ -64,7 +65,9 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let addresses = sockets.addresses()?;
     let (lifecycle, http_status) = (Lifecycle::default(), CoordinatorHttpStatus::default());
     let ServerSockets { flight, peer, http } = sockets;
-    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone());
+    let pages = HttpState::new(&config.server);
+    let routes = volley_http::router(pages.clone());
+    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone(), routes);
 
     let dir = config.server.data_dir.clone();
     let folder = tokio::task::spawn_blocking(move || claim(&dir, FolderRole::Coordinator))
@@ -110,7 +113,10 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     for listener in flight {
         let listener_tls = tls.flight(&listener.name);
         let router = CoordinatorRouter::for_clients(&services, client_routes.clone(), &listener.name.into());
-        lifecycle.serve_clients(listener.socket, listener_tls, router, services.config.server.limits());
+        let limits = services.config.server.limits();
+        // The first listener's: pages have no listener of their own.
+        pages.connect(lifecycle.serve_in_process(router.clone(), limits));
+        lifecycle.serve_clients(listener.socket, listener_tls, router, limits);
     }
     let router = CoordinatorRouter::for_members(&services, peer_routes);
     raft_threads.serve_peers(&lifecycle, peer, tls.peer(), router)?;

@@ -15,6 +15,7 @@ use volley_common::server::{
 use volley_common::tls::{Caller, MemberRole};
 use volley_common::wire::catalog::{LocalSocket, NodeListener};
 use volley_common::{Error, Result};
+use volley_http::HttpState;
 
 use crate::config::NodeConfig;
 use crate::context::{NodeAddresses, NodeContext, NodeSecurity};
@@ -63,7 +64,9 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
     let lifecycle = Lifecycle::default();
     let (join, joined) = watch::channel(false);
     let http_status = NodeHttpStatus::new(joined.clone(), lifecycle.stop_token().clone());
-    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone());
+    let pages = HttpState::new(&config.server);
+    let routes = volley_http::router(pages.clone());
+    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone(), routes);
 
     sigbus::install();
     let (dir, watermarks) = (config.server.data_dir.clone(), config.watermarks());
@@ -94,7 +97,10 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
         lifecycle.serve_local(local.socket, caller, router(&first.name)?, reads, limits);
     }
     for listener in flight {
-        lifecycle.serve_clients(listener.socket, tls.flight(&listener.name), router(&listener.name)?, limits);
+        let router = router(&listener.name)?;
+        // The first listener's: pages have no listener of their own.
+        pages.connect(lifecycle.serve_in_process(router.clone(), limits));
+        lifecycle.serve_clients(listener.socket, tls.flight(&listener.name), router, limits);
     }
     lifecycle.serve_peers(peer, tls.peer(), TonicService(Routes::new(peer::service(&state))));
     lifecycle.spawn_peer_task(tls.watch_files(state.shutdown.clone()));

@@ -34,6 +34,7 @@
 //! | `view_lengths` | how long the values of views are together |
 //! | `field_path`, `malformed` | what an error says of a field, and of a malformed flatbuffer |
 //! | `layout` | which nodes, buffers and dictionaries a type has, in order |
+//! | [`stream_format`] | IPC streams in bytes, as HTTP has them |
 //! | `test_data` | random batches of every type, for tests |
 
 pub mod batch_header;
@@ -69,6 +70,7 @@ pub mod stall_timer;
 pub mod statistics;
 pub mod stored;
 mod stream_budget;
+pub mod stream_format;
 mod streamed_decompression;
 pub mod take;
 #[cfg(test)]

@@ -231,7 +231,7 @@ fn not_columns(name: &str, value: &Value) -> Error {
 }
 
 /// A header's text as the JSON value of its option.
-pub(super) fn header_value(option: &str, text: &str) -> Value {
+pub fn header_value(option: &str, text: &str) -> Value {
     match option {
         "columns" | "shard_by" | "stats_columns" => text.split(',').map(|s| Value::String(s.trim().into())).collect(),
         "table" | "mode" | "compression" | "write_id" | "transaction" | "where" => Value::String(text.into()),

@@ -28,10 +28,11 @@ use std::sync::Arc;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-use self::line::{AuditLine, code_name};
+use self::line::AuditLine;
 use self::rotation::RotatingFile;
 use self::share::{AuditShare, UnidentifiedRate};
 use self::writer::{AuditQueue, AuditSink, StandardErrorSink};
+use crate::error::code_name;
 use crate::identity::Access;
 pub use crate::telemetry::trace::REQUEST_ID_HEADER;
 use crate::{Code, Error, Result, clock};

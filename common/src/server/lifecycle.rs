@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -14,7 +15,7 @@ use super::health::ServingReporter;
 use super::http::{self, HttpStatus};
 use crate::local_read::socket_file::SocketFile;
 use crate::server::serve::member_rights::{MemberRights, PlaintextMembers};
-use crate::server::serve::{self, Http2Service, LocalProtocol, ServerLimits};
+use crate::server::serve::{self, Http2Service, InProcessFlight, LocalProtocol, ServerLimits};
 use crate::telemetry;
 use crate::tls::{Caller, ListenerTls};
 
@@ -35,13 +36,24 @@ impl Lifecycle {
         &self.stop
     }
 
-    /// Serves health and metrics until the second stage. The guard ends that if the start fails; disarm it once the server
-    /// runs.
-    pub fn serve_http(&self, listener: TcpListener, tls: Arc<ListenerTls>, status: impl HttpStatus) -> DropGuard {
+    /// Serves health, metrics and `pages` until the second stage. The guard ends that if the start fails; disarm it once the
+    /// server runs.
+    pub fn serve_http(
+        &self,
+        listener: TcpListener,
+        tls: Arc<ListenerTls>,
+        status: impl HttpStatus,
+        pages: Router,
+    ) -> DropGuard {
         // Before anything is counted: what is counted without a recorder is lost.
         telemetry::install();
-        self.peer_tasks.spawn(http::serve(listener, tls, status, self.stop_peers.clone()));
+        self.peer_tasks.spawn(http::serve(listener, tls, status, pages, self.stop_peers.clone()));
         self.stop_peers.clone().drop_guard()
+    }
+
+    /// The service of a Flight listener for the HTTP port. Its calls drain as those of [`Lifecycle::serve_clients`].
+    pub fn serve_in_process(&self, service: impl Http2Service, limits: ServerLimits) -> InProcessFlight {
+        InProcessFlight::new(service, limits, self.stop.clone(), self.client_tasks.clone())
     }
 
     /// Serves Flight clients until the stop begins; then drains.

@@ -12,10 +12,11 @@
 //! | [`data_folder`] | whose a data folder is, and its lock |
 //! | [`sockets`] | binds the Flight listeners, the peer port and the HTTP port |
 //! | [`lifecycle`] | runs the tasks of a server and stops them in two stages |
-//! | [`http`] | `/livez`, `/readyz` and `/metrics` |
+//! | [`http`] | the HTTP port: `/livez`, `/readyz`, `/metrics`, and further pages |
 //! | [`health`], [`reflection`] | gRPC health and gRPC reflection |
 //! | [`serve`] | the HTTP/2 server loop |
 //! | [`limits_config`] | the settings of connections, streams, headers and calls |
+//! | [`http_config`] | the settings of the HTTP port |
 //! | [`log`], [`log_format`] | the log on standard error, and its lines |
 //! | [`otlp_config`], [`otlp_headers`], [`trace_export`] | the settings of traces, and their export by OTLP |
 
@@ -25,6 +26,7 @@ pub mod data_folder;
 pub mod exposure;
 pub mod health;
 pub mod http;
+pub mod http_config;
 pub mod identity_config;
 pub mod lifecycle;
 pub mod limits_config;
@@ -41,6 +43,7 @@ pub mod tls_config;
 pub mod trace_export;
 
 pub use exposure::ExposureKind;
+pub use http_config::HttpConfig;
 pub use identity_config::IdentityConfig;
 pub use lifecycle::Lifecycle;
 pub use limits_config::LimitsConfig;

@@ -5,6 +5,7 @@
 
 pub(crate) mod connection_limit;
 pub(crate) mod handshake;
+mod in_process;
 pub(crate) mod lingering_stream;
 pub mod member_rights;
 pub(crate) mod opening_connections;
@@ -37,6 +38,7 @@ use tower::{Service, ServiceExt};
 
 use self::connection_limit::{ConnectionCounts, ConnectionPermit};
 use self::handshake::{OpenedConnection, open_in_place};
+pub use self::in_process::InProcessFlight;
 use self::opening_connections::{OpeningConnections, OpeningPermit};
 pub use self::peer_address::PeerAddress;
 use self::preface::{OPENING_TIMEOUT, log_refused};

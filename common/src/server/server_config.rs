@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::audit::AuditLog;
 use super::config::one_or_many;
+use super::http_config::{HttpArgs, HttpConfig};
 use super::identity_config::{IdentityArgs, IdentityConfig};
 use super::log::LogFormat;
 use super::otlp_config::{OtlpArgs, OtlpConfig};
@@ -31,7 +32,7 @@ pub struct ServerConfig {
     pub advertise: Vec<String>,
     /// Address of the listener for members, HOST:PORT.
     pub peer_listen: String,
-    /// Address of the listener for health and metrics, HOST:PORT.
+    /// Address of the HTTP port, HOST:PORT: health, metrics, tables.
     pub http_listen: String,
     /// The data folder.
     pub data_dir: PathBuf,
@@ -47,6 +48,9 @@ pub struct ServerConfig {
     /// What clients may take.
     #[serde(flatten)]
     pub limits: LimitsConfig,
+    /// What the HTTP port serves.
+    #[serde(flatten)]
+    pub http: HttpConfig,
     /// The TLS of the listeners and between members.
     #[serde(flatten)]
     pub tls: TlsConfig,
@@ -72,6 +76,7 @@ impl ServerConfig {
             drain_ms: 30_000,
             relay_memory_bytes: RELAY_MEMORY,
             limits: LimitsConfig::default(),
+            http: HttpConfig::default(),
             tls: TlsConfig::default(),
             identity: IdentityConfig::default(),
             otlp: OtlpConfig::default(),
@@ -101,6 +106,7 @@ impl ServerConfig {
                 self.relay_memory_bytes
             )));
         }
+        self.http.check()?;
         self.limits.check()
     }
 
@@ -224,7 +230,7 @@ pub struct ServerArgs {
     /// Address of the listener for other members.
     #[arg(long)]
     pub peer_listen: Option<String>,
-    /// Address of the listener for health and metrics.
+    /// Address of the HTTP port, for health, metrics and tables.
     #[arg(long)]
     pub http_listen: Option<String>,
     /// The data folder.
@@ -247,6 +253,10 @@ pub struct ServerArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub limits: LimitsArgs,
+    /// What the HTTP port serves.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub http: HttpArgs,
     /// The TLS of the listeners and between members.
     #[command(flatten)]
     #[serde(flatten)]

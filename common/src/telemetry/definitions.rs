@@ -81,8 +81,9 @@ impl MetricDefinition {
 pub type MetricSection = (&'static str, &'static [MetricDefinition]);
 
 /// The whole table.
-pub const SECTIONS: [MetricSection; 12] = [
+pub const SECTIONS: [MetricSection; 13] = [
     ("Calls and connections", members::CALLS),
+    ("HTTP", members::HTTP),
     ("Other members", members::PEERS),
     ("Identity", members::IDENTITY),
     ("Process", members::PROCESS),
@@ -154,6 +155,9 @@ mod tests {
             "coordinator",
             "version",
             "table",
+            "operation",
+            "status",
+            "limit",
         ];
         for metric in all() {
             assert!(metric.labels.iter().all(|label| known.contains(label)), "{}: {:?}", metric.name, metric.labels);

@@ -22,6 +22,21 @@ pub const CALLS: &[Metric] = &[
         .worry("It grows."),
 ];
 
+/// Arrow over HTTP. Its requests are Flight calls, too.
+pub const HTTP: &[Metric] = &[
+    Metric::new(Counter, Members, "volley_http_requests_total", "requests", &["operation", "status"], "Requests to `/api` by operation of the OpenAPI document and status; a response that breaks off later keeps its status.")
+        .worry("Statuses from 500 on; 429 grows: clients wait and try again."),
+    Metric::new(Histogram, Members, "volley_http_request_duration_seconds", "seconds", &["operation"], "From the head of a request to the end of its response, which for rows is as long as its client reads."),
+    Metric::new(Counter, Members, "volley_http_sent_bytes_total", "bytes", &[], "Bytes of rows that were sent, as compressed as they were sent."),
+    Metric::new(Counter, Members, "volley_http_received_bytes_total", "bytes", &[], "Bytes of bodies that were received."),
+    Metric::new(Gauge, Members, "volley_http_memory_bytes", "bytes", &[], "Memory that requests have taken of `http_memory_bytes`.")
+        .worry("Near half of `http_memory_bytes`, or all of it: requests of one caller, or of all, are refused."),
+    Metric::new(Gauge, Members, "volley_http_spool_bytes", "bytes", &[], "Disk that bodies of requests have taken of `http_spool_bytes`.")
+        .worry("Near half of `http_spool_bytes`, or all of it."),
+    Metric::new(Counter, Members, "volley_http_refused_total", "requests", &["limit"], "Requests that were refused for want of `memory` or `spool`.")
+        .worry("It grows: use Flight for much data, or raise the limit."),
+];
+
 /// What a member knows of other members, and passes on of their replies.
 pub const PEERS: &[Metric] = &[
     Metric::new(
