@@ -14,8 +14,6 @@ use crate::catalog_scan::scan_catalog;
 use crate::scheduler::repair::{CopyDecision, CopyOrder};
 use crate::scheduler::{NodeSets, over_replicated, rebalance, repair};
 
-/// Maximum number of parts in the copy queue; the next scan finds the others.
-const MAX_QUEUED: usize = 10_000;
 /// Maximum number of parts of the queue that are examined at a time.
 const MAX_EXAMINED: usize = 512;
 /// Maximum number of excess copies that one scan removes.
@@ -96,7 +94,8 @@ impl NodeMembership {
         let scan_started = Instant::now();
         let scanned_nodes = nodes.clone();
         let (queue, excess) = scan_catalog(&self.raft, move |catalog| {
-            let (queue, _) = repair::parts_to_copy(catalog, &scanned_nodes, MAX_QUEUED);
+            let limit = repair::queue_limit(&scanned_nodes);
+            let (queue, _) = repair::parts_to_copy(catalog, &scanned_nodes, limit);
             // Right after a change of placement the copies at the old nodes are still needed.
             let excess = match placement_unchanged {
                 true => over_replicated::excess_copies(catalog, &scanned_nodes, MAX_EXCESS),

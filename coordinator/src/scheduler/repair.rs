@@ -16,6 +16,10 @@ use crate::catalog::{Catalog, PartRow};
 
 /// Concurrent copies to one node, and concurrent copies from one node.
 pub const MAX_COPIES_PER_NODE: usize = 8;
+/// Parts that a scan lists for each node that takes copies; in all at least the second and at most the third number.
+const QUEUED_PER_NODE: usize = 100;
+const MIN_QUEUED: usize = 10_000;
+const MAX_QUEUED: usize = 1_000_000;
 
 /// Why a part needs a copy. The variants are ordered by urgency, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,27 +32,42 @@ enum CopyPriority {
     Move,
 }
 
+/// How many parts the leader lists in one scan. The next scan follows after many times as long as this one takes, and a scan of
+/// more parts takes longer: the list grows with the cluster, so that its nodes have copies to make until then.
+pub fn queue_limit(nodes: &NodeSets) -> usize {
+    nodes.writable.len().saturating_mul(QUEUED_PER_NODE).clamp(MIN_QUEUED, MAX_QUEUED)
+}
+
 /// Lists at most `limit` parts that need a copy, the most urgent first: by fewest live copies, then in catalog order; newest
 /// versions before kept parts, moves last. The flag is true if the list is complete.
 pub fn parts_to_copy(catalog: &Catalog, nodes: &NodeSets, limit: usize) -> (Vec<PartId>, bool) {
-    let mut found: Vec<(CopyPriority, u32, PartId)> = Vec::new();
-    let mut table: Option<&Table> = None;
+    let mut found: Vec<(CopyPriority, u64, PartId)> = Vec::new();
+    let (mut count, mut table): (u64, Option<&Table>) = (0, None);
     for part in catalog.all_parts() {
         // Parts come grouped by table: each table is looked up once.
         if table.is_none_or(|table| table.id != part.table) {
             table = catalog.table(part.table);
         }
         if let Some(priority) = table.and_then(|table| priority(nodes, table, part)) {
-            found.push((priority, found.len() as u32, part.part_id()));
+            found.push((priority, count, part.part_id()));
+            count += 1;
+            // After the loss of a zone all parts need a copy: the memory for them stays within the limit.
+            if found.len() > limit.saturating_mul(2) {
+                keep_smallest(&mut found, limit);
+            }
         }
     }
-    let complete = found.len() <= limit;
-    if !complete {
-        found.select_nth_unstable(limit);
-        found.truncate(limit);
-    }
+    keep_smallest(&mut found, limit);
     found.sort_unstable();
-    (found.into_iter().map(|(_, _, id)| id).collect(), complete)
+    (found.into_iter().map(|(_, _, id)| id).collect(), count <= limit as u64)
+}
+
+/// Drops all but this many of the smallest items.
+fn keep_smallest<T: Ord>(items: &mut Vec<T>, limit: usize) {
+    if items.len() > limit {
+        items.select_nth_unstable(limit);
+        items.truncate(limit);
+    }
 }
 
 fn priority(nodes: &NodeSets, table: &Table, part: &PartRow) -> Option<CopyPriority> {

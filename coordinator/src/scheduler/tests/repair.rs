@@ -5,9 +5,10 @@ use volley_common::{NodeId, PartId};
 
 use super::helpers::*;
 use crate::catalog::Catalog;
+use crate::scheduler::NodeSets;
 use crate::scheduler::over_replicated::{deletions, excess_copies};
 use crate::scheduler::reconcile::holder_change;
-use crate::scheduler::repair::{CopyDecision, CopyLoad, MAX_COPIES_PER_NODE, next_copy, parts_to_copy};
+use crate::scheduler::repair::{CopyDecision, CopyLoad, MAX_COPIES_PER_NODE, next_copy, parts_to_copy, queue_limit};
 
 /// (part, target, sources) of the copies to order, in order, while nodes have capacity.
 fn copies(catalog: &Catalog) -> Vec<(u128, u64, Vec<String>)> {
@@ -24,6 +25,29 @@ fn copies(catalog: &Catalog) -> Vec<(u128, u64, Vec<String>)> {
 
 fn ids(catalog: &Catalog, most: usize) -> Vec<u128> {
     parts_to_copy(catalog, &nodes(catalog), most).0.into_iter().map(|id| id.0).collect()
+}
+
+#[test]
+fn short_list_has_the_most_urgent_of_many_parts() {
+    // In turn: one copy; as many as wanted, where they belong; more, but not where they belong.
+    let holders: [&[u64]; 3] = [&[1, 3, 4], &[3], &[1, 2]];
+    let parts: Vec<(u128, &[u64])> = (1..=60).map(|id| (id, holders[id as usize % 3])).collect();
+    let catalog = catalog(&parts);
+    let all = ids(&catalog, 1000);
+    assert_eq!(all[..21], (1..=60).filter(|id| id % 3 == 1).chain([3]).collect::<Vec<_>>());
+    for limit in [0, 1, 2, 7, 19, 20, 39, all.len()] {
+        let (listed, complete) = parts_to_copy(&catalog, &nodes(&catalog), limit);
+        let listed: Vec<u128> = listed.into_iter().map(|id| id.0).collect();
+        assert_eq!((listed.as_slice(), complete), (&all[..limit], limit == all.len()), "limit {limit}");
+    }
+}
+
+#[test]
+fn list_grows_with_the_number_of_writable_nodes() {
+    let limit =
+        |count: u64| queue_limit(&NodeSets { writable: (0..count).map(NodeId).collect(), ..NodeSets::default() });
+    assert_eq!((limit(0), limit(3), limit(100)), (10_000, 10_000, 10_000));
+    assert_eq!((limit(500), limit(10_000), limit(100_000)), (50_000, 1_000_000, 1_000_000));
 }
 
 #[test]
