@@ -11,12 +11,15 @@
 //!
 //! A node that is not writable keeps its shards and gets no new ones.
 
+mod load_index;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use volley_common::NodeId;
 use volley_common::placement::{Candidate, LOAD_BOUND, weights};
 use volley_common::wire::catalog::{Node, ShardPlacement, Table, TablePlacement};
 
+use self::load_index::{LoadIndex, NodeLoad};
 use super::node_sets::NodeSets;
 use super::placement::{placement_of, rendezvous_hash, replica_count};
 use crate::catalog::Catalog;
@@ -99,6 +102,8 @@ impl TablePlan {
 struct PlacementPlan {
     /// Nodes that stay.
     nodes: BTreeMap<u64, PlacementNode>,
+    /// The writable ones of them.
+    by_load: LoadIndex,
     /// Nodes that leave. An id in neither collection is not a node of the cluster.
     leaving: BTreeSet<u64>,
     tables: Vec<TablePlan>,
@@ -137,18 +142,32 @@ impl PlacementPlan {
             total_weight: nodes.values().map(|node| node.weight).sum(),
             total_replicas: tables.iter().map(|table| (table.shards.len() * table.replicas) as u64).sum(),
             nodes,
+            by_load: LoadIndex::default(),
             leaving: leaving.iter().map(|node| node.id).collect(),
             tables,
         };
         for table in 0..plan.tables.len() {
             for node in plan.tables[table].shards.concat() {
-                plan.add_load(table, node, 1);
+                plan.count(table, node, 1);
             }
         }
+        let writable = plan.nodes.iter().filter(|(_, node)| node.writable);
+        let loads: Vec<_> = writable.map(|(id, node)| (node.zone, *id, plan.load_of(node))).collect();
+        loads.into_iter().for_each(|(zone, id, load)| plan.by_load.insert(zone, id, load));
         plan
     }
 
     fn add_load(&mut self, table: usize, id: u64, change: i64) {
+        let Some(before) = self.nodes.get(&id).map(|node| self.load_of(node)) else { return };
+        self.count(table, id, change);
+        if let Some(node) = self.nodes.get(&id).filter(|node| node.writable) {
+            let (zone, after) = (node.zone, self.load_of(node));
+            self.by_load.update(zone, id, before, after);
+        }
+    }
+
+    /// Changes the numbers of replicas, and not the index of them.
+    fn count(&mut self, table: usize, id: u64, change: i64) {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.load = node.load.saturating_add_signed(change);
             let count = self.tables[table].counts.entry(id).or_default();
@@ -208,16 +227,19 @@ impl PlacementPlan {
     fn pick_target(&self, table: usize, shard: usize, nodes: &[u64], own_zone: bool) -> Option<u64> {
         let zones: Vec<usize> = nodes.iter().filter_map(|node| self.zone(*node)).collect();
         let plan = &self.tables[table];
-        let free = self.nodes.iter().filter(|(id, node)| node.writable && !nodes.contains(id));
-        let candidates = free.filter(|(_, node)| !own_zone || !zones.contains(&node.zone));
-        let best = candidates.min_by_key(|(id, node)| {
-            let full =
-                node.load as f64 + 1.0 > (self.fair_share(node.weight) as f64 * LOAD_BOUND / SCALE as f64).ceil();
-            let table_ratio = plan.counts.get(id).copied().unwrap_or(0) * SCALE / node.weight;
-            let tie_break = rendezvous_hash(plan.id, shard as u32, **id);
-            (zones.contains(&node.zone), full, table_ratio, self.load_ratio(**id), tie_break)
-        });
-        best.map(|(id, _)| *id)
+        let table_ratio = |id: u64| {
+            let node = self.nodes.get(&id).filter(|_| !nodes.contains(&id))?;
+            Some(plan.counts.get(&id).copied().unwrap_or(0) * SCALE / node.weight)
+        };
+        let start = rendezvous_hash(plan.id, shard as u32, 0);
+        let best = |shared: bool| self.by_load.best(|zone| zones.contains(&zone) == shared, start, table_ratio);
+        best(false).or_else(|| if own_zone { None } else { best(true) })
+    }
+
+    /// How much a node has, as targets are compared by it.
+    fn load_of(&self, node: &PlacementNode) -> NodeLoad {
+        let bound = (self.fair_share(node.weight) as f64 * LOAD_BOUND / SCALE as f64).ceil();
+        NodeLoad { full: node.load as f64 + 1.0 > bound, ratio: node.load * SCALE / node.weight }
     }
 
     /// Load by weight in [`SCALE`]ths, comparable between nodes.
