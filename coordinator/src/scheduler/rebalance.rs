@@ -45,17 +45,18 @@ pub fn rebalance(catalog: &Catalog, nodes: &NodeSets) -> Vec<TablePlacement> {
         }
     }
     let underloaded = plan.underloaded();
-    let on_disk = if underloaded.is_empty() { HashSet::new() } else { shards_on_disk(catalog, &underloaded) };
+    let on_disk = if underloaded.is_empty() { ShardsOnDisk::new() } else { shards_on_disk(catalog, &underloaded) };
     underloaded.into_iter().for_each(|node| plan.fill_underloaded(node, &on_disk));
     plan.changes(catalog)
 }
 
-/// (node, table, shard) of the shards of which some nodes hold at least half of the bytes.
-type ShardsOnDisk = HashSet<(u64, u64, u32)>;
+/// By node and table: the shards of which the node holds at least half of the bytes, in their order.
+type ShardsOnDisk = HashMap<(u64, u64), Vec<usize>>;
 
 /// A node that has only some parts of a shard, for example of puts that it took while others did not answer, does not count:
 /// else a new node could be filled up with the shards of a few busy tables.
 fn shards_on_disk(catalog: &Catalog, nodes: &[u64]) -> ShardsOnDisk {
+    let nodes: HashSet<u64> = nodes.iter().copied().collect();
     let mut totals: HashMap<(u64, u32), u64> = HashMap::new();
     let mut held: HashMap<(u64, u64, u32), u64> = HashMap::new();
     for part in catalog.all_parts() {
@@ -64,8 +65,14 @@ fn shards_on_disk(catalog: &Catalog, nodes: &[u64]) -> ShardsOnDisk {
             *held.entry((*node, part.table, part.shard)).or_default() += part.bytes;
         }
     }
-    let is_half = |(_, table, shard): (u64, u64, u32), bytes: u64| bytes * 2 >= totals[&(table, shard)];
-    held.into_iter().filter(|(shard, bytes)| is_half(*shard, *bytes)).map(|(shard, _)| shard).collect()
+    let mut on_disk = ShardsOnDisk::new();
+    for ((node, table, shard), bytes) in held {
+        if bytes * 2 >= totals[&(table, shard)] {
+            on_disk.entry((node, table)).or_default().push(shard as usize);
+        }
+    }
+    on_disk.values_mut().for_each(|shards| shards.sort_unstable());
+    on_disk
 }
 
 /// A node that keeps its shards and may get more.
@@ -114,7 +121,7 @@ struct PlacementPlan {
 }
 
 /// Which shards of a table may move to an underloaded node.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Pass {
     /// Shards of which the node has parts on disk.
     OnDisk,
@@ -273,6 +280,10 @@ impl PlacementPlan {
         order.sort_by_key(|at| rendezvous_hash(self.tables[*at].id, 0, node));
         for pass in [Pass::OnDisk, Pass::Proportional, Pass::Any] {
             for overloaded_percent in OVERLOADED_PERCENTS {
+                // Without a donor there is no need to look at the shards.
+                if !self.nodes.values().any(|node| self.is_overloaded(node, overloaded_percent)) {
+                    continue;
+                }
                 for table in &order {
                     self.move_shards(*table, node, fair_share, overloaded_percent, pass, on_disk);
                 }
@@ -296,13 +307,17 @@ impl PlacementPlan {
             Pass::Proportional => replicas * self.nodes[&node].weight / self.total_weight.max(1),
             Pass::OnDisk | Pass::Any => u64::MAX,
         };
-        for shard in 0..self.tables[table].shards.len() {
+        let on_disk = on_disk.get(&(node, id)).map_or(&[][..], Vec::as_slice);
+        let shard_count = plan.shards.len();
+        let shards: Box<dyn Iterator<Item = usize> + '_> = match pass {
+            // An old version of the table may have more shards.
+            Pass::OnDisk => Box::new(on_disk.iter().copied().take_while(move |shard| *shard < shard_count)),
+            Pass::Proportional | Pass::Any => Box::new(0..shard_count),
+        };
+        for shard in shards {
             let count = self.tables[table].counts.get(&node).copied().unwrap_or(0);
             if self.nodes[&node].load >= fair_share || count >= quota {
                 return;
-            }
-            if pass == Pass::OnDisk && !on_disk.contains(&(node, id, shard as u32)) {
-                continue;
             }
             if let Some(donor) = self.pick_donor(&self.tables[table].shards[shard], node, overloaded_percent) {
                 self.move_replica(table, shard, donor, node);
@@ -310,17 +325,22 @@ impl PlacementPlan {
         }
     }
 
+    fn is_overloaded(&self, node: &PlacementNode, percent: u64) -> bool {
+        node.load * SCALE > self.fair_share(node.weight) / 100 * percent
+    }
+
     /// The most loaded of a shard's nodes that can give its replica to `to` without reducing the number of zones.
     fn pick_donor(&self, nodes: &[u64], to: u64, overloaded_percent: u64) -> Option<u64> {
         if nodes.contains(&to) {
             return None;
         }
+        let is_donor = |id: &u64| self.nodes.get(id).is_some_and(|node| self.is_overloaded(node, overloaded_percent));
+        let mut overloaded = nodes.iter().copied().filter(is_donor).peekable();
+        // Most shards have none: their zones need not be counted.
+        overloaded.peek()?;
         let count_zones =
             |nodes: &mut dyn Iterator<Item = u64>| nodes.map(|node| self.zone(node)).collect::<BTreeSet<_>>().len();
         let zones_before = count_zones(&mut nodes.iter().copied());
-        let is_overloaded =
-            |node: &PlacementNode| node.load * SCALE > self.fair_share(node.weight) / 100 * overloaded_percent;
-        let overloaded = nodes.iter().copied().filter(|id| self.nodes.get(id).is_some_and(is_overloaded));
         let keeps_zones = |donor: &u64| {
             count_zones(&mut nodes.iter().map(|node| if node == donor { to } else { *node })) >= zones_before
         };
