@@ -11,7 +11,7 @@ use volley_common::{NodeId, PartId, Result};
 
 use super::NodeMembership;
 use crate::catalog_scan::scan_catalog;
-use crate::scheduler::repair::{CopyDecision, CopyOrder};
+use crate::scheduler::repair::{CopyCapacity, CopyDecision, CopyOrder};
 use crate::scheduler::{NodeSets, over_replicated, rebalance, repair};
 
 /// Maximum number of parts of the queue that are examined at a time.
@@ -199,9 +199,10 @@ impl NodeMembership {
         let catalog = self.raft.view();
         let mut state = self.state.lock();
         let mut load = state.copies.load();
+        let mut capacity = CopyCapacity::of(&load, nodes);
         let (mut copies, mut waiting) = (Vec::new(), Vec::new());
         for _ in 0..MAX_EXAMINED {
-            if load.is_full(nodes) {
+            if capacity.is_exhausted() {
                 break;
             }
             let Some(id) = state.rebalance.queue.pop_front() else { break };
@@ -211,6 +212,7 @@ impl NodeMembership {
             match repair::next_copy(&catalog, nodes, &load, id) {
                 CopyDecision::Order(copy) if state.sessions.contains_key(&copy.to) => {
                     load.add(&copy);
+                    capacity.add(&load, &copy);
                     copies.push((id, *copy));
                 }
                 CopyDecision::Wait => waiting.push(id),

@@ -107,16 +107,39 @@ pub struct CopyLoad {
 }
 
 impl CopyLoad {
-    /// Whether no node has capacity for another copy.
-    pub fn is_full(&self, nodes: &NodeSets) -> bool {
-        nodes.writable.iter().all(|node| !has_capacity(&self.to, *node))
-            || nodes.alive.iter().all(|node| !has_capacity(&self.from, *node))
-    }
-
     /// Counts one more copy.
     pub fn add(&mut self, copy: &CopyOrder) {
         *self.to.entry(copy.to).or_default() += 1;
         *self.from.entry(copy.from).or_default() += 1;
+    }
+}
+
+/// How many nodes can take another copy, and of how many another one can be made: counted once, and changed with each copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyCapacity {
+    targets: usize,
+    sources: usize,
+}
+
+impl CopyCapacity {
+    /// Counts the nodes.
+    pub fn of(load: &CopyLoad, nodes: &NodeSets) -> Self {
+        let free = |load: &BTreeMap<NodeId, usize>, nodes: &BTreeSet<NodeId>| {
+            nodes.iter().filter(|node| has_capacity(load, **node)).count()
+        };
+        CopyCapacity { targets: free(&load.to, &nodes.writable), sources: free(&load.from, &nodes.alive) }
+    }
+
+    /// Whether no copy can be ordered.
+    pub fn is_exhausted(self) -> bool {
+        self.targets == 0 || self.sources == 0
+    }
+
+    /// Counts a copy that [`next_copy`] chose, and that was added to the load.
+    pub fn add(&mut self, load: &CopyLoad, copy: &CopyOrder) {
+        // Both had capacity before.
+        self.targets -= usize::from(!has_capacity(&load.to, copy.to));
+        self.sources -= usize::from(!has_capacity(&load.from, copy.from));
     }
 }
 
