@@ -82,6 +82,8 @@ pub use usage::TableUsage;
 pub struct Catalog {
     cluster: Option<Cluster>,
     nodes: BTreeMap<u64, Node>,
+    /// The nodes that are alive.
+    alive: BTreeSet<NodeId>,
     /// By id. A dropped table stays until its parts are purged.
     tables: BTreeMap<u64, Table>,
     /// Ids of existing tables, by name.
@@ -146,6 +148,7 @@ impl Catalog {
             RowKey::Cluster => self.cluster = None,
             RowKey::Node(id) => {
                 self.nodes.remove(id);
+                self.alive.remove(&NodeId(*id));
                 self.nodes_revision = parts::next_revision();
             }
             RowKey::Table(id) => self.unindex_table(*id),
@@ -223,6 +226,11 @@ impl Catalog {
     }
 
     fn index_node(&mut self, node: Node) {
+        let id = NodeId(node.id);
+        match node.is_alive() {
+            true => self.alive.insert(id),
+            false => self.alive.remove(&id),
+        };
         self.nodes.insert(node.id, node);
         self.nodes_revision = parts::next_revision();
     }

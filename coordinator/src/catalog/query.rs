@@ -40,8 +40,8 @@ impl Catalog {
     }
 
     /// Ids of the nodes that are alive.
-    pub fn live_node_ids(&self) -> BTreeSet<NodeId> {
-        self.live_nodes().map(|node| NodeId(node.id)).collect()
+    pub fn live_node_ids(&self) -> &BTreeSet<NodeId> {
+        &self.alive
     }
 
     /// Nodes that get new parts, by id.
@@ -54,7 +54,7 @@ impl Catalog {
     /// # Errors
     /// UNAVAILABLE if no node is alive; the message says how many nodes there are.
     pub fn require_live_nodes(&self) -> Result<usize> {
-        let live = self.live_nodes().count();
+        let live = self.alive.len();
         if live > 0 {
             return Ok(live);
         }

@@ -33,7 +33,7 @@ use super::tickets::{ticket_key, ticket_ms};
 use crate::catalog::Catalog;
 use crate::client_listener::{ClientListener, ListenerTable, Locations};
 use crate::config::CoordinatorConfig;
-use crate::node_probes::nodes_of_rank;
+use crate::node_probes::nodes_of_rank_among;
 use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::endpoints::{VersionPlan, plan_filtered};
 use crate::raft::{CatalogView, Handle};
@@ -153,7 +153,8 @@ impl ReadService {
         wait_for_live_nodes(&self.raft).await;
         let target = self.raft.read_with(plan).await??;
         let columns = target.select_columns(access, options).await?;
-        let doubted = nodes_of_rank(&self.raft.view(), &self.pool, HealthRank::Deprioritized);
+        let nodes = &target.version_plan.nodes;
+        let doubted = nodes_of_rank_among(&self.raft.view(), &self.pool, HealthRank::Deprioritized, nodes);
         let is_filtered = options.filter.is_some();
         let whole_table = !is_filtered
             && options.limit.is_none()
@@ -233,7 +234,7 @@ impl ReadService {
         let version_plan = match pruning.and_then(|pruning| pruning.filter_of(&layout.schema)) {
             Some(filter) => {
                 let alive = catalog.live_node_ids();
-                let plan = plan_filtered(catalog, table, version, most, filter, &alive, listener)?;
+                let plan = plan_filtered(catalog, table, version, most, filter, alive, listener)?;
                 metrics::counter!("volley_plan_parts_pruned_total").increment(plan.pruned);
                 Arc::new(plan)
             }

@@ -1,5 +1,7 @@
 //! Node state, health, drain and removal.
 
+use std::collections::BTreeSet;
+
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
     DrainNode, HolderChange, NodeState, PlaceTables, RemoveNode, SetNodeHealth, SetNodeState, TablePlacement,
@@ -26,6 +28,23 @@ fn remove(node: u64) -> Op {
 fn held(part: u128, node: u64, held: bool) -> Op {
     let change = HolderChange { part: Some(PartId(part).into()), node, held };
     Op::UpdateHolders(UpdateHolders { changes: vec![change] })
+}
+
+#[test]
+fn ids_of_live_nodes_follow_their_states() {
+    let mut fixture = CatalogFixture::new();
+    let count = |fixture: &CatalogFixture| {
+        let alive: BTreeSet<NodeId> = fixture.catalog.live_nodes().map(|node| NodeId(node.id)).collect();
+        assert_eq!(*fixture.catalog.live_node_ids(), alive);
+        alive.len()
+    };
+    let all = count(&fixture);
+    fixture.must_apply(unreachable(1, 11));
+    assert_eq!(count(&fixture), all - 1);
+    fixture.must_apply(remove(1));
+    assert_eq!(count(&fixture), all - 1);
+    fixture.catalog.remove_row(&RowKey::Node(2));
+    assert_eq!(count(&fixture), all - 2);
 }
 
 #[test]
