@@ -172,6 +172,31 @@ fn placement_is_ignored_after_a_change_of_shards() {
 }
 
 #[test]
+fn placed_replicas_are_counted_through_appends_moves_and_drops() {
+    let mut fixture = CatalogFixture::new();
+    let counts = |fixture: &CatalogFixture| {
+        let placed = fixture.catalog.placed_replicas().iter();
+        placed.map(|(node, count)| (node.0, *count)).collect::<Vec<_>>()
+    };
+    fixture.put("w", "t", WriteMode::Create, &[4]);
+    fixture.put("v", "u", WriteMode::Create, &[5]);
+    assert_eq!(counts(&fixture), [(1, 8), (2, 8)]);
+    fixture.put("a", "t", WriteMode::Append, &[6]);
+    fixture.put("r", "t", WriteMode::Replace, &[7]);
+    assert_eq!(counts(&fixture), [(1, 8), (2, 8)]);
+    let placement = vec![ShardPlacement { nodes: vec![2, 3] }; 4];
+    let tables = vec![TablePlacement { table: fixture.table("t").id, placement }];
+    for _ in 0..2 {
+        fixture.must_apply(Op::PlaceTables(PlaceTables { tables: tables.clone() }));
+        assert_eq!(counts(&fixture), [(1, 4), (2, 8), (3, 4)]);
+    }
+    fixture.drop_table("t");
+    assert_eq!(counts(&fixture), [(1, 4), (2, 4)]);
+    fixture.drop_table("u");
+    assert_eq!(counts(&fixture), []);
+}
+
+#[test]
 fn commit_ignores_or_rejects_copies_on_removed_nodes() {
     let mut fixture = CatalogFixture::new();
     fixture.begin(begin("w", "t", WriteMode::Create));
