@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use tokio::time::MissedTickBehavior;
 use volley_common::clock::span;
 use volley_common::wire::catalog::command::Op;
@@ -22,6 +23,8 @@ use crate::catalog_scan::scan_catalog;
 const PERIOD: Duration = Duration::from_secs(1);
 /// Without a round for this long, the process was stopped.
 const STALL: Duration = Duration::from_secs(3);
+/// How many nodes are marked as unreachable at once; their commands share commits.
+const CONCURRENT_MARKS: usize = 256;
 /// The least time between two broadcasts of catalog changes.
 const BROADCAST_INTERVAL: Duration = Duration::from_millis(50);
 /// The members are broadcast at least this often: nodes record how far the catalog was with every order.
@@ -95,9 +98,7 @@ impl NodeMembership {
         if let Err(error) = self.refresh_expected_digests().await {
             tracing::warn!(%error, "digesting the catalog failed; trying again");
         }
-        for (node, boot) in self.timed_out_nodes() {
-            self.set_unreachable(node, boot).await;
-        }
+        self.mark_timed_out().await;
         self.close_unreachable_sessions();
         self.broadcast_changes();
         self.rebalance().await;
@@ -133,6 +134,13 @@ impl NodeMembership {
         let expected = scan_catalog(&self.raft, move |catalog| ExpectedDigests::of(catalog, applied)).await?;
         self.state.lock().expected = expected;
         Ok(())
+    }
+
+    /// Marks the nodes that have timed out as unreachable: many at once, because thousands may have shared a zone.
+    pub(super) async fn mark_timed_out(&self) {
+        for nodes in self.timed_out_nodes().chunks(CONCURRENT_MARKS) {
+            join_all(nodes.iter().map(|(node, boot)| self.set_unreachable(*node, *boot))).await;
+        }
     }
 
     /// Nodes that are alive in the catalog, but have sent no report within the node timeout.

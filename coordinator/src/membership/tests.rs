@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use tokio_stream::wrappers::ReceiverStream;
 use volley_common::PartId;
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::catalog::{CancelFlight, Node};
+use volley_common::wire::catalog::{CancelFlight, Node, RegisterNode};
 use volley_common::wire::cluster::node_report::Report;
 use volley_common::wire::cluster::{
     Heartbeat, HeldPart, Inventory, LostParts, NodeReport, QuarantineParts, SendInventory, Welcome,
@@ -118,6 +118,29 @@ async fn second_process_of_a_node_in_session_is_refused() {
     let restarted = node(2);
     let (second, ()) = tokio::join!(membership.require_only_process(&restarted), async { drop(queued) });
     let _ = second.expect("a restarted node");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_that_time_out_are_marked_in_one_round() {
+    let (_dir, membership) = single_coordinator().await;
+    let register = |id| {
+        let node = Some(Node { id, boot: id + 10, ..Node::default() });
+        membership.raft.propose(Op::RegisterNode(RegisterNode { node }))
+    };
+    let registered = futures::future::join_all((1..=300).map(register)).await;
+    assert!(registered.iter().all(Result::is_ok));
+    membership.mark_timed_out().await;
+    assert_eq!(membership.raft.view().live_node_ids().len(), 300, "it does not lead long enough");
+    let timeout = membership.node_timeout();
+    {
+        let mut state = membership.state.lock();
+        state.leader_since = Instant::now().checked_sub(2 * timeout);
+        state.last_heard.insert(NODE, Instant::now());
+    }
+    membership.mark_timed_out().await;
+    assert!(membership.raft.view().live_node_ids().iter().eq([&NODE]));
+    let catalog = membership.raft.view();
+    assert!(catalog.nodes().filter(|node| node.id != NODE.0).all(|node| node.unreachable_since_ms > 0));
 }
 
 /// After a recovery: once the node is told that it is reconciled, parts that the catalog does not list are deleted.
