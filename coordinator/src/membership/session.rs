@@ -230,6 +230,8 @@ impl NodeMembership {
             boot,
             orders,
             check: InventoryCheck::default(),
+            // The welcome has this list, or a newer one.
+            members_generation: state.members_generation,
             identity_epoch,
             identity_waits_since: None,
             close,
