@@ -85,7 +85,8 @@ impl ScheduledCluster<'_> {
         NodeSets::at(self.catalog, self.now_ms, REPAIR_DELAY_MS)
     }
 
-    /// The leader's scans of all parts. The catalog is locked for each of them: no command is applied meanwhile.
+    /// The leader's scans of all parts. Those for copies and excess copies are made in slices; the catalog is locked for each of
+    /// the others, and no command is applied meanwhile.
     fn scan(&self, figures: &mut FigureList) {
         let nodes = self.nodes();
         let (_, took) = timed(|| parts_to_copy(self.catalog, &nodes, queue_limit(&nodes)));

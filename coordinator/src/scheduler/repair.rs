@@ -41,25 +41,50 @@ pub fn queue_limit(nodes: &NodeSets) -> usize {
 /// Lists at most `limit` parts that need a copy, the most urgent first: by fewest live copies, then in catalog order; newest
 /// versions before kept parts, moves last. The flag is true if the list is complete.
 pub fn parts_to_copy(catalog: &Catalog, nodes: &NodeSets, limit: usize) -> (Vec<PartId>, bool) {
-    let mut found: Vec<(CopyPriority, u64, PartId)> = Vec::new();
-    let (mut count, mut table): (u64, Option<&Table>) = (0, None);
-    for part in catalog.all_parts() {
-        // Parts come grouped by table: each table is looked up once.
-        if table.is_none_or(|table| table.id != part.table) {
-            table = catalog.table(part.table);
-        }
-        if let Some(priority) = table.and_then(|table| priority(nodes, table, part)) {
-            found.push((priority, count, part.part_id()));
-            count += 1;
-            // After the loss of a zone all parts need a copy: the memory for them stays within the limit.
-            if found.len() > limit.saturating_mul(2) {
-                keep_smallest(&mut found, limit);
+    let mut scan = CopyScan::new(limit);
+    scan.examine(catalog, nodes, catalog.all_parts());
+    scan.finish()
+}
+
+/// [`parts_to_copy`] in steps.
+pub struct CopyScan {
+    limit: usize,
+    /// With their numbers among those that were found.
+    found: Vec<(CopyPriority, u64, PartId)>,
+    count: u64,
+}
+
+impl CopyScan {
+    /// Is to list at most `limit` parts.
+    pub fn new(limit: usize) -> Self {
+        CopyScan { limit, found: Vec::new(), count: 0 }
+    }
+
+    /// Examines further parts, which follow those before in the catalog's order.
+    pub fn examine<'a>(&mut self, catalog: &Catalog, nodes: &NodeSets, parts: impl Iterator<Item = &'a PartRow>) {
+        let mut table: Option<&Table> = None;
+        for part in parts {
+            // Parts come grouped by table: each table is looked up once.
+            if table.is_none_or(|table| table.id != part.table) {
+                table = catalog.table(part.table);
+            }
+            if let Some(priority) = table.and_then(|table| priority(nodes, table, part)) {
+                self.found.push((priority, self.count, part.part_id()));
+                self.count += 1;
+                // After the loss of a zone all parts need a copy: the memory for them stays within the limit.
+                if self.found.len() > self.limit.saturating_mul(2) {
+                    keep_smallest(&mut self.found, self.limit);
+                }
             }
         }
     }
-    keep_smallest(&mut found, limit);
-    found.sort_unstable();
-    (found.into_iter().map(|(_, _, id)| id).collect(), count <= limit as u64)
+
+    /// The list, as [`parts_to_copy`] has it.
+    pub fn finish(mut self) -> (Vec<PartId>, bool) {
+        keep_smallest(&mut self.found, self.limit);
+        self.found.sort_unstable();
+        (self.found.into_iter().map(|(_, _, id)| id).collect(), self.count <= self.limit as u64)
+    }
 }
 
 /// Drops all but this many of the smallest items.

@@ -9,7 +9,7 @@ use crate::scheduler::NodeSets;
 use crate::scheduler::over_replicated::{deletions, excess_copies};
 use crate::scheduler::reconcile::holder_change;
 use crate::scheduler::repair::{
-    CopyCapacity, CopyDecision, CopyLoad, MAX_COPIES_PER_NODE, next_copy, parts_to_copy, queue_limit,
+    CopyCapacity, CopyDecision, CopyLoad, CopyScan, MAX_COPIES_PER_NODE, next_copy, parts_to_copy, queue_limit,
 };
 
 /// (part, target, sources) of the copies to order, in order, while nodes have capacity.
@@ -41,6 +41,11 @@ fn short_list_has_the_most_urgent_of_many_parts() {
         let (listed, complete) = parts_to_copy(&catalog, &nodes(&catalog), limit);
         let listed: Vec<u128> = listed.into_iter().map(|id| id.0).collect();
         assert_eq!((listed.as_slice(), complete), (&all[..limit], limit == all.len()), "limit {limit}");
+        let mut scan = CopyScan::new(limit);
+        for slice in catalog.all_parts().collect::<Vec<_>>().chunks(11) {
+            scan.examine(&catalog, &nodes(&catalog), slice.iter().copied());
+        }
+        assert_eq!(scan.finish(), parts_to_copy(&catalog, &nodes(&catalog), limit));
     }
 }
 
