@@ -40,7 +40,7 @@ pub fn schedule(model: &ScaleModel, dir: &Path) -> Vec<ScaleFigure> {
     store.close();
     let mut catalog = applied.catalog.write();
     let now_ms = catalog.clock_ms() + 1;
-    let mut cluster = ScheduledCluster { catalog: &mut *catalog, now_ms };
+    let mut cluster = ScheduledCluster { catalog: &mut catalog, now_ms };
     cluster.scan(&mut figures);
     let (moved, took) = cluster.rebalance();
     figures.seconds("placements computed, without a change of nodes", took);
