@@ -10,6 +10,7 @@ pub mod queries;
 mod query_results;
 mod similar_tables;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -275,11 +276,8 @@ impl ReadService {
             }
             None => Vec::new(),
         };
-        // Degraded nodes come last; so do nodes that are not writable if there are no holders, as for a put.
-        live.sort_by_key(|node| {
-            (!holders.contains(&node.id), !node.is_writable() && holders.is_empty(), node.is_degraded())
-        });
-        Ok(live.iter().map(|node| host_port(&node.flight_uri).to_string()).collect())
+        let serving = rank_serving(&live, &holders).into_iter();
+        Ok(serving.map(|node| host_port(&node.flight_uri).to_string()).collect())
     }
 
     /// Flight addresses (HOST:PORT) of the live nodes for a stream without a ticket, a different one first each time.
@@ -346,6 +344,19 @@ impl ResolvedRead {
         // No part has the schema, in which a node finds the columns of the filter.
         Ok(selected.within(&self.select_columns(access, &Options::default()).await?))
     }
+}
+
+/// The nodes to which a stream is offered, of those that are alive: holders first, degraded nodes last; so are nodes that are not
+/// writable if there are no holders, as for a put. In a large cluster only some are listed.
+fn rank_serving<'a>(live: &[&'a Node], holders: &[u64]) -> Vec<&'a Node> {
+    /// Nobody tries more of them.
+    const MOST: usize = 100;
+    let mut ranked: BTreeMap<_, Vec<&Node>> = BTreeMap::new();
+    for node in live.iter().copied() {
+        let rank = (!holders.contains(&node.id), !node.is_writable() && holders.is_empty(), node.is_degraded());
+        ranked.entry(rank).or_default().push(node);
+    }
+    ranked.into_values().flatten().take(MOST).collect()
 }
 
 /// How many tickets of a plan may have this filter: each has a copy of it.
