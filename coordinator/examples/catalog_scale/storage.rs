@@ -57,7 +57,7 @@ pub async fn fill(model: &ScaleModel, dir: &Path) -> Vec<ScaleFigure> {
     figures.seconds(format!("registration of {} nodes", model.nodes), began.elapsed());
     let began = Instant::now();
     let ring = Ring::new(&model.candidates());
-    figures.seconds("the hash ring of all nodes, as for each new table", began.elapsed());
+    figures.seconds("the hash ring of all nodes, as after a change of nodes", began.elapsed());
     let mut took = Vec::new();
     for table in 0..model.tables {
         let load = raft.view().placed_replicas().clone();
