@@ -323,7 +323,7 @@ impl Coordinator for CoordinatorPeerService {
         caller.speaks_as(MemberRole::Node)?;
         let catalog = self.raft.read().await?;
         check_node(&catalog, &caller, NodeId(node))?;
-        let deletable = deletable(&catalog, NodeId(node), &parts, &catalog.live_node_ids());
+        let deletable = deletable(&catalog, NodeId(node), &parts, catalog.live_node_ids());
         Ok(Response::new(DeletablePartsReply { parts: deletable.into_iter().map(Into::into).collect() }))
     }
 

@@ -254,7 +254,7 @@ mod tests {
             put(row::Row::Part(Part { id, seq, table: 1, added: 3, rows, holders, ..Part::default() }));
         }
         let table = Table { id: 1, ..table("t") };
-        let version_plan = plan_endpoints(&catalog, &table, 3, 99, None, &catalog.live_node_ids(), "").unwrap();
+        let version_plan = plan_endpoints(&catalog, &table, 3, 99, None, catalog.live_node_ids(), "").unwrap();
         ReadPlan {
             rows: Some(version_plan.rows),
             name: vec!["a".into(), "t".into()],

@@ -128,7 +128,7 @@ impl NodeMembership {
         let pending = self.node_reports.pending_begins.parts_of(parts);
         let mut plan = {
             let catalog = self.raft.read().await?;
-            reconcile_held(&catalog, session.node, parts, session.history, &catalog.live_node_ids())
+            reconcile_held(&catalog, session.node, parts, session.history, catalog.live_node_ids())
         };
         plan.keep(&pending);
         self.apply_reconcile_plan(session.node, plan).await
@@ -145,7 +145,7 @@ impl NodeMembership {
         // open again.
         drop(self.raft.read().await?);
         let plan = scan_catalog(&self.raft, move |catalog| {
-            reconcile(catalog, node, &inventory, &before, &busy, history, &catalog.live_node_ids())
+            reconcile(catalog, node, &inventory, &before, &busy, history, catalog.live_node_ids())
         });
         let mut plan = plan.await?;
         plan.keep(&pending);

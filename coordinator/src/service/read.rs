@@ -10,6 +10,7 @@ pub mod queries;
 mod query_results;
 mod similar_tables;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -34,7 +35,7 @@ use super::tickets::{ticket_key, ticket_ms};
 use crate::catalog::Catalog;
 use crate::client_listener::{ClientListener, ListenerTable, Locations};
 use crate::config::CoordinatorConfig;
-use crate::node_probes::nodes_of_rank;
+use crate::node_probes::nodes_of_rank_among;
 use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::endpoints::{VersionPlan, plan_filtered};
 use crate::raft::{CatalogView, Handle};
@@ -156,7 +157,8 @@ impl ReadService {
         wait_for_live_nodes(&self.raft).await;
         let target = self.raft.read_with(plan).await??;
         let columns = target.select_columns(access, options).await?;
-        let doubted = nodes_of_rank(&self.raft.view(), &self.pool, HealthRank::Deprioritized);
+        let nodes = &target.version_plan.nodes;
+        let doubted = nodes_of_rank_among(&self.raft.view(), &self.pool, HealthRank::Deprioritized, nodes);
         let is_filtered = options.filter.is_some();
         let offers_local_reads = !is_filtered && access.permitted_columns(&target.table).is_none();
         let whole_table = offers_local_reads
@@ -237,7 +239,7 @@ impl ReadService {
         let version_plan = match pruning.and_then(|pruning| pruning.filter_of(&layout.schema)) {
             Some(filter) => {
                 let alive = catalog.live_node_ids();
-                let plan = plan_filtered(catalog, table, version, most, filter, &alive, listener)?;
+                let plan = plan_filtered(catalog, table, version, most, filter, alive, listener)?;
                 metrics::counter!("volley_plan_parts_pruned_total").increment(plan.pruned);
                 Arc::new(plan)
             }
@@ -278,11 +280,8 @@ impl ReadService {
             }
             None => Vec::new(),
         };
-        // Degraded nodes come last; so do nodes that are not writable if there are no holders, as for a put.
-        live.sort_by_key(|node| {
-            (!holders.contains(&node.id), !node.is_writable() && holders.is_empty(), node.is_degraded())
-        });
-        Ok(live.iter().map(|node| host_port(&node.flight_uri).to_string()).collect())
+        let serving = rank_serving(&live, &holders).into_iter();
+        Ok(serving.map(|node| host_port(&node.flight_uri).to_string()).collect())
     }
 
     /// Flight addresses (HOST:PORT) of the live nodes for a stream without a ticket, a different one first each time.
@@ -351,6 +350,19 @@ impl ResolvedRead {
         // No part has the schema, in which a node finds the columns of the filter.
         Ok(selected.within(&self.select_columns(access, &Options::default()).await?))
     }
+}
+
+/// The nodes to which a stream is offered, of those that are alive: holders first, degraded nodes last; so are nodes that are not
+/// writable if there are no holders, as for a put. In a large cluster only some are listed.
+fn rank_serving<'a>(live: &[&'a Node], holders: &[u64]) -> Vec<&'a Node> {
+    /// Nobody tries more of them.
+    const MOST: usize = 100;
+    let mut ranked: BTreeMap<_, Vec<&Node>> = BTreeMap::new();
+    for node in live.iter().copied() {
+        let rank = (!holders.contains(&node.id), !node.is_writable() && holders.is_empty(), node.is_degraded());
+        ranked.entry(rank).or_default().push(node);
+    }
+    ranked.into_values().flatten().take(MOST).collect()
 }
 
 /// How many tickets of a plan may have this filter: each has a copy of it.
