@@ -49,7 +49,7 @@ impl FileCompression {
         }
     }
 
-    /// What the first [`MAGIC_BYTES`] of a file say. No format of tables begins with them, nor does text.
+    /// What the first `MAGIC_BYTES` of a file say. No format of tables begins with them, nor does text.
     pub fn of_content(start: &[u8]) -> Option<FileCompression> {
         match start {
             [0x1f, 0x8b, 0x08, ..] => Some(FileCompression::Gzip),

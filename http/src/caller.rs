@@ -20,7 +20,9 @@ use crate::state::HttpState;
 
 /// Headers of a request that its Flight calls carry: no others, so that no client of the HTTP port can claim to be a member, or
 /// give an option that its page does not know.
-const FORWARDED: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static(REQUEST_ID_HEADER)];
+fn forwarded() -> [HeaderName; 2] {
+    [AUTHORIZATION, HeaderName::from_static(REQUEST_ID_HEADER)]
+}
 
 /// The caller of a request. Nothing of it is verified: each Flight call is, by the member's Flight service.
 #[derive(Clone)]
@@ -77,9 +79,10 @@ impl FromRequestParts<HttpState> for HttpCaller {
 
     async fn from_request_parts(head: &mut Parts, state: &HttpState) -> Result<Self, Infallible> {
         let mut headers = HeaderMap::new();
-        for name in FORWARDED {
-            if let Some(value) = head.headers.get(&name) {
-                headers.insert(name, value.clone());
+        for name in forwarded() {
+            // Two different credentials are refused, as by Flight.
+            for value in head.headers.get_all(&name) {
+                headers.append(name.clone(), value.clone());
             }
         }
         let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));

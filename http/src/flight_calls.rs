@@ -1,12 +1,15 @@
 //! The Flight calls of one request: at this member, in process, as the request's caller.
 
 use arrow_flight::flight_service_client::FlightServiceClient;
-use arrow_flight::{Action, Criteria, FlightData, FlightDescriptor, FlightInfo};
+use arrow_flight::{
+    Action, Criteria, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, RenewFlightEndpointRequest,
+};
 use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::uri::PathAndQuery;
 use http_body_util::Full;
+use prost::Message;
 use serde_json::Value;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
@@ -82,16 +85,30 @@ impl FlightCalls {
     /// # Errors
     /// Those of the action.
     pub async fn action(&self, name: &str, body: &Value) -> Result<Value> {
-        let action = Action { r#type: name.to_string(), body: body.to_string().into() };
+        let body = self.first_result(name, body.to_string().into()).await?;
+        serde_json::from_slice(&body)
+            .map_err(|e| Error::internal(format!("the reply to the action {name} is not JSON: {e}")))
+    }
+
+    async fn first_result(&self, name: &str, body: Bytes) -> Result<Bytes> {
+        let action = Action { r#type: name.to_string(), body };
         let mut results = self.client().do_action(self.request(action)).await?.into_inner();
         let mut first = None;
         // Read to the end: an error may follow the first result.
         while let Some(result) = results.next().await {
             first.get_or_insert(result?.body);
         }
-        let body = first.unwrap_or_default();
-        serde_json::from_slice(&body)
-            .map_err(|e| Error::internal(format!("the reply to the action {name} is not JSON: {e}")))
+        Ok(first.unwrap_or_default())
+    }
+
+    /// The endpoint with a ticket that lasts longer.
+    ///
+    /// # Errors
+    /// Those of the action RenewFlightEndpoint.
+    pub(crate) async fn renew(&self, endpoint: &FlightEndpoint) -> Result<FlightEndpoint> {
+        let request = RenewFlightEndpointRequest { endpoint: Some(endpoint.clone()) };
+        let reply = self.first_result("RenewFlightEndpoint", request.encode_to_vec().into()).await?;
+        FlightEndpoint::decode(reply).map_err(|e| Error::internal(format!("the renewed ticket cannot be read: {e}")))
     }
 
     /// Redeems a ticket, which may be a JSON command. `decompress`: whether bodies are sent uncompressed.

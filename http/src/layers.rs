@@ -15,13 +15,15 @@ use crate::problem::Problem;
 /// The longest id that a client may give its request.
 const MAX_REQUEST_ID: usize = 128;
 /// Headers of each response that has none of its own: nothing of it is run, framed, guessed at or kept by caches without asking.
-const DEFAULTS: [(HeaderName, &str); 5] = [
-    (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
-    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (X_FRAME_OPTIONS, "DENY"),
-    (REFERRER_POLICY, "no-referrer"),
-    (CACHE_CONTROL, "private, no-cache"),
-];
+fn defaults() -> [(HeaderName, &'static str); 5] {
+    [
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CACHE_CONTROL, "private, no-cache"),
+    ]
+}
 
 /// The id of a request: an extension of it.
 #[derive(Clone, Debug)]
@@ -60,7 +62,7 @@ pub(crate) async fn complete(mut request: Request, next: Next) -> Response {
         response.headers_mut().extend(headers);
     }
     let headers = response.headers_mut();
-    for (name, value) in DEFAULTS {
+    for (name, value) in defaults() {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     headers.insert(HeaderName::from_static(REQUEST_ID_HEADER), id.0);

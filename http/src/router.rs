@@ -6,7 +6,8 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::any;
 use volley_common::Error;
 
-use crate::api::operations::{methods_of, routes};
+use crate::api::operations::methods_of;
+use crate::api::routes::routes;
 use crate::problem::Problem;
 use crate::state::HttpState;
 use crate::{layers, origin};

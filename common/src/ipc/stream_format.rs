@@ -23,8 +23,13 @@ const FILE_MAGIC: [u8; 4] = *b"ARRO";
 pub enum StreamMessageKind {
     /// The schema.
     Schema,
-    /// A dictionary, or a delta of one.
-    Dictionary,
+    /// A dictionary.
+    Dictionary {
+        /// Its id.
+        id: i64,
+        /// Whether it extends the one before, which it replaces otherwise.
+        is_delta: bool,
+    },
     /// So many rows.
     Batch(u64),
 }
@@ -37,7 +42,11 @@ pub fn message_kind(header: &[u8]) -> Result<StreamMessageKind> {
     let message = verify_message(header)?;
     match message.header_type() {
         MessageHeader::Schema => Ok(StreamMessageKind::Schema),
-        MessageHeader::DictionaryBatch => Ok(StreamMessageKind::Dictionary),
+        MessageHeader::DictionaryBatch => {
+            let dictionary = message.header_as_dictionary_batch();
+            let dictionary = dictionary.ok_or_else(|| Error::invalid("a dictionary of the Arrow stream is empty"))?;
+            Ok(StreamMessageKind::Dictionary { id: dictionary.id(), is_delta: dictionary.isDelta() })
+        }
         MessageHeader::RecordBatch => {
             let rows = message.header_as_record_batch().and_then(|batch| u64::try_from(batch.length()).ok());
             rows.map(StreamMessageKind::Batch).ok_or_else(|| Error::invalid("a record batch has no number of rows"))

@@ -8,7 +8,6 @@ pub mod identity;
 mod tests;
 
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +43,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests may continue after the stop began: a client that sends one byte per minute must not delay the
 /// stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long what a client still sends is read and discarded after the last response, so that it gets that.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of one response that wait to be sent, by HTTP/2.
 const SEND_BUFFER: usize = 1 << 20;
 
@@ -135,7 +136,7 @@ async fn serve_connection(
 ) {
     let opened = open_in_place(opening, stream, peer, tls, PortKind::Http, HEADER_TIMEOUT);
     let opened = stop.run_until_cancelled(opened).await.flatten();
-    let Some(OpenedConnection { protocol, stream, caller, .. }) = opened else { return };
+    let Some(OpenedConnection { protocol, stream, socket, caller }) = opened else { return };
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_LIST as usize);
     http.http2()
@@ -158,17 +159,20 @@ async fn serve_connection(
         };
         app.clone().oneshot(request)
     });
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut connection = Box::pin(http.serve_connection(TokioIo::new(stream), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            connection.as_mut().await
         }
     };
+    drop(connection);
     if let Err(error) = result {
         tracing::debug!(%peer, error, "an HTTP connection ended in an error");
     }
+    // A client that still sends a body which is refused gets the reason.
+    let _ = stop.run_until_cancelled(tokio::time::timeout(LINGER_TIMEOUT, socket.close())).await;
 }
 
 /// The reply for any other path: a gRPC client gets a status that says where it is.

@@ -31,7 +31,7 @@ pub struct ServerConfig {
     pub advertise: Vec<String>,
     /// Address of the listener for members, HOST:PORT.
     pub peer_listen: String,
-    /// Address of the listener for health and metrics, HOST:PORT.
+    /// Address of the HTTP port, HOST:PORT: health, metrics, tables.
     pub http_listen: String,
     /// The data folder.
     pub data_dir: PathBuf,
@@ -224,7 +224,7 @@ pub struct ServerArgs {
     /// Address of the listener for other members.
     #[arg(long)]
     pub peer_listen: Option<String>,
-    /// Address of the listener for health and metrics.
+    /// Address of the HTTP port, for health, metrics and tables.
     #[arg(long)]
     pub http_listen: Option<String>,
     /// The data folder.

@@ -17,8 +17,9 @@ use crate::problem::Problem;
 use crate::query::QueryParameters;
 use crate::row_range::{RowRange, UNIT};
 use crate::table_path::table_of_path;
+use crate::transfer::flight_rows::FlightRows;
 use crate::transfer::response::{memory_of, rows_response};
-use crate::transfer::row_source::RowSource;
+use crate::transfer::waiting_tickets::WaitingTickets;
 
 /// The path before the table's name.
 pub(crate) const PREFIX: &str = "/api/v1/data/";
@@ -62,13 +63,15 @@ pub(crate) async fn get(caller: HttpCaller, uri: Uri, headers: HeaderMap) -> Res
     let base = memory_of(&representation);
     let share = caller.take_memory(base)?;
     let skip = range.map_or(0, |range| plan.seek(range.first));
-    let tickets = plan.endpoints.into_iter().map(|endpoint| endpoint.ticket);
-    let mut source = RowSource::new(calls, tickets, &plan.schema, share, base);
+    let endpoints = plan.endpoints.into_iter().map(|planned| planned.endpoint).collect();
+    let tickets = WaitingTickets::new(&calls, endpoints);
+    let mut source = FlightRows::new(calls, tickets, &plan.schema, share, base);
     if representation.as_stored {
         source = source.as_stored();
     }
-    if let Some(range) = range {
-        source = source.with_rows(skip, range.rows());
+    let most = most_rows(read.limit(), range);
+    if range.is_some() || most.is_some() {
+        source = source.with_rows(skip, most);
     }
     let mut response = rows_response(source, &representation, null).await?;
     let map = response.headers_mut();
@@ -84,6 +87,14 @@ pub(crate) async fn get(caller: HttpCaller, uri: Uri, headers: HeaderMap) -> Res
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     Ok(response)
+}
+
+/// The most rows that are sent. The limit counts here, too: it is for all endpoints of a read together.
+fn most_rows(limit: Option<u64>, range: Option<RowRange>) -> Option<u64> {
+    let first = range.map_or(0, |range| range.first);
+    let limit = limit.map(|limit| limit.saturating_sub(first));
+    let of_range = range.and_then(|range| range.rows());
+    limit.into_iter().chain(of_range).min()
 }
 
 /// Adds a header whose value fits into one.
@@ -203,6 +214,22 @@ mod tests {
         assert_eq!(refused.headers()[CONTENT_RANGE], "rows */2");
         headers.insert(IF_RANGE, "\"b\"".parse().unwrap());
         assert_eq!(requested_range(&headers, "\"a\"", Some(9)).unwrap(), None);
+    }
+
+    #[test]
+    fn limit_and_range_count_together() {
+        let range = |first, last| Some(RowRange { first, last });
+        for (limit, range, most) in [
+            (None, None, None),
+            (Some(5), None, Some(5)),
+            (None, range(3, None), None),
+            (None, range(3, Some(4)), Some(2)),
+            (Some(5), range(3, None), Some(2)),
+            (Some(5), range(3, Some(3)), Some(1)),
+            (Some(5), range(9, Some(20)), Some(0)),
+        ] {
+            assert_eq!(most_rows(limit, range), most, "{limit:?} {range:?}");
+        }
     }
 
     #[test]

@@ -12,10 +12,10 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use metrics::{counter, histogram};
 
-use super::operations::Operation;
+use super::operations::HttpOperation;
 
 /// Measures a request until the body of its response has ended.
-pub(crate) async fn measure(State(operation): State<&'static Operation>, request: Request, next: Next) -> Response {
+pub(crate) async fn measure(State(operation): State<&'static HttpOperation>, request: Request, next: Next) -> Response {
     let timer = OperationTimer { name: operation.name, started: Instant::now() };
     let response = next.run(request).await;
     let status = response.status().as_str().to_string();

@@ -3,6 +3,7 @@
 //! | module | what it serves |
 //! |---|---|
 //! | [`operations`] | the table of all operations, of which routes and document are made |
+//! | [`routes`] | the routes |
 //! | [`openapi`] | the OpenAPI document |
 //! | [`tables`] | lists of tables, and one table |
 //! | [`partitions`] | the parts of a read, which are fetched in parallel |
@@ -19,6 +20,7 @@ pub(crate) mod operations;
 pub(crate) mod partitions;
 pub(crate) mod put;
 pub(crate) mod read_plan;
+pub(crate) mod routes;
 pub(crate) mod sql;
 pub(crate) mod tables;
 

@@ -4,7 +4,7 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::json_response;
-use super::operations::{OPERATIONS, Operation, OperationContent};
+use super::operations::{HttpOperation, OPERATIONS, OperationContent};
 use crate::problem::PROBLEM_JSON;
 
 /// What each parameter means, and its type.
@@ -66,7 +66,7 @@ fn document() -> Value {
     })
 }
 
-fn described(operation: &Operation) -> Value {
+fn described(operation: &HttpOperation) -> Value {
     let mut described = json!({
         "operationId": operation.name,
         "summary": operation.summary,
@@ -90,7 +90,7 @@ fn described(operation: &Operation) -> Value {
     described
 }
 
-fn parameters(operation: &Operation) -> Value {
+fn parameters(operation: &HttpOperation) -> Value {
     let table = json!({
         "name": "table", "in": "path", "required": true, "schema": { "type": "string" },
         "description": "The table's name: its components joined by slashes, which are not escaped; all else is, as in any path.",

@@ -1,14 +1,8 @@
 //! The table of all operations. Routes and OpenAPI document are made of it, so neither has what the other lacks.
 
-use axum::Router;
-use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, get, post, put};
-
-use super::measured::measure;
 use super::read_plan::READ_OPTIONS;
-use super::{data, openapi, partitions, put as puts, sql, tables};
+use super::{data, put, sql, tables};
 use crate::negotiation::ROW_FORMATS;
-use crate::state::HttpState;
 
 /// What serves an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +34,7 @@ pub(crate) enum OperationContent {
 
 /// One operation.
 #[derive(Debug)]
-pub(crate) struct Operation {
+pub(crate) struct HttpOperation {
     /// What serves it.
     pub kind: OperationKind,
     /// Its name, in metrics and in the document.
@@ -64,8 +58,8 @@ pub(crate) struct Operation {
 use OperationContent::{Json, Nothing, Rows, RowsOrJson, Statement};
 
 /// All operations.
-pub(crate) static OPERATIONS: [Operation; 8] = [
-    Operation {
+pub(crate) static OPERATIONS: [HttpOperation; 8] = [
+    HttpOperation {
         kind: OperationKind::ListTables,
         name: "listTables",
         method: "get",
@@ -76,7 +70,7 @@ pub(crate) static OPERATIONS: [Operation; 8] = [
         request: Nothing,
         response: Json,
     },
-    Operation {
+    HttpOperation {
         kind: OperationKind::DescribeTable,
         name: "describeTable",
         method: "get",
@@ -87,7 +81,7 @@ pub(crate) static OPERATIONS: [Operation; 8] = [
         request: Nothing,
         response: Json,
     },
-    Operation {
+    HttpOperation {
         kind: OperationKind::ListPartitions,
         name: "listPartitions",
         method: "get",
@@ -98,7 +92,7 @@ pub(crate) static OPERATIONS: [Operation; 8] = [
         request: Nothing,
         response: Json,
     },
-    Operation {
+    HttpOperation {
         kind: OperationKind::ReadData,
         name: "readData",
         method: "get",
@@ -109,29 +103,29 @@ pub(crate) static OPERATIONS: [Operation; 8] = [
         request: Nothing,
         response: Rows,
     },
-    Operation {
+    HttpOperation {
         kind: OperationKind::ReplaceData,
         name: "replaceData",
         method: "put",
         path: "/api/v1/data/{table}",
         summary: "Replace the rows of a table, or create it, as one write: all of it is visible, or nothing.",
-        parameters: &puts::PARAMETERS,
+        parameters: &put::PARAMETERS,
         headers: &["idempotency-key"],
         request: Rows,
         response: Json,
     },
-    Operation {
+    HttpOperation {
         kind: OperationKind::AppendData,
         name: "appendData",
         method: "post",
         path: "/api/v1/data/{table}",
         summary: "Add rows to a table, as one write: all of it is visible, or nothing.",
-        parameters: &puts::PARAMETERS,
+        parameters: &put::PARAMETERS,
         headers: &["idempotency-key"],
         request: Rows,
         response: Json,
     },
-    Operation {
+    HttpOperation {
         kind: OperationKind::RunStatement,
         name: "runStatement",
         method: "post",
@@ -142,7 +136,7 @@ pub(crate) static OPERATIONS: [Operation; 8] = [
         request: Statement,
         response: RowsOrJson,
     },
-    Operation {
+    HttpOperation {
         kind: OperationKind::ShowDocument,
         name: "showDocument",
         method: "get",
@@ -154,21 +148,6 @@ pub(crate) static OPERATIONS: [Operation; 8] = [
         response: Json,
     },
 ];
-
-impl OperationKind {
-    fn handler(self) -> MethodRouter<HttpState> {
-        match self {
-            OperationKind::ListTables => get(tables::list),
-            OperationKind::DescribeTable => get(tables::describe),
-            OperationKind::ListPartitions => get(partitions::list),
-            OperationKind::ReadData => get(data::get),
-            OperationKind::ReplaceData => put(puts::replace),
-            OperationKind::AppendData => post(puts::append),
-            OperationKind::RunStatement => post(sql::run),
-            OperationKind::ShowDocument => get(openapi::show),
-        }
-    }
-}
 
 impl OperationContent {
     /// Its media types.
@@ -184,17 +163,9 @@ impl OperationContent {
     }
 }
 
-/// The routes of all operations.
-pub(crate) fn routes() -> Router<HttpState> {
-    OPERATIONS.iter().fold(Router::new(), |router, operation| {
-        let handler = operation.kind.handler().layer(from_fn_with_state(operation, measure));
-        router.route(&operation.path.replace("{table}", "{*table}"), handler)
-    })
-}
-
 /// The methods of a path, for the header `allow`; none if there is no such path.
 pub(crate) fn methods_of(path: &str) -> Option<String> {
-    let is_at = |operation: &&Operation| match operation.path.split_once("{table}") {
+    let is_at = |operation: &&HttpOperation| match operation.path.split_once("{table}") {
         Some((prefix, _)) => path.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty()),
         None => operation.path == path,
     };

@@ -1,6 +1,6 @@
 //! What a read of a table is planned as: its version, its endpoints, and how the version is named in `ETag`.
 
-use arrow_flight::FlightInfo;
+use arrow_flight::{FlightEndpoint, FlightInfo};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use volley_common::{Error, Result, TableName};
@@ -39,8 +39,8 @@ pub(crate) struct HttpReadPlan {
 /// One endpoint of a plan.
 #[derive(Debug)]
 pub(crate) struct PlannedEndpoint {
-    /// Its ticket.
-    pub ticket: Bytes,
+    /// With its ticket.
+    pub endpoint: FlightEndpoint,
     /// Its rows, if they are known before.
     pub rows: Option<u64>,
 }
@@ -52,6 +52,11 @@ impl HttpRead {
     /// INVALID_ARGUMENT: an option has two values.
     pub fn take(table: TableName, parameters: &mut QueryParameters) -> Result<Self> {
         Ok(HttpRead { table, options: parameters.take_options(&READ_OPTIONS)? })
+    }
+
+    /// The most rows that are requested.
+    pub fn limit(&self) -> Option<u64> {
+        self.options.get("limit")?.as_u64()
     }
 
     /// The command of Flight for it.
@@ -83,17 +88,16 @@ impl HttpReadPlan {
     fn of(info: FlightInfo) -> Result<Self> {
         let metadata: Value = serde_json::from_slice(&info.app_metadata).unwrap_or_default();
         let version = metadata["version"].as_u64();
-        let endpoint = |endpoint: arrow_flight::FlightEndpoint| {
+        let planned = |endpoint: FlightEndpoint| {
             let metadata: Value = serde_json::from_slice(&endpoint.app_metadata).unwrap_or_default();
-            let ticket = endpoint.ticket.ok_or_else(|| Error::internal("an endpoint has no ticket"))?.ticket;
-            Ok(PlannedEndpoint { ticket, rows: metadata["rows"].as_u64() })
+            PlannedEndpoint { rows: metadata["rows"].as_u64(), endpoint }
         };
         Ok(HttpReadPlan {
             version: version.ok_or_else(|| Error::internal("a plan names no version"))?,
             rows: u64::try_from(info.total_records).ok(),
             ordered: info.ordered,
             schema: info.schema,
-            endpoints: info.endpoint.into_iter().map(endpoint).collect::<Result<_>>()?,
+            endpoints: info.endpoint.into_iter().map(planned).collect(),
         })
     }
 
@@ -144,8 +148,10 @@ mod tests {
     use super::*;
 
     fn plan(rows: &[Option<u64>]) -> HttpReadPlan {
-        let endpoint =
-            |(at, rows): (usize, &Option<u64>)| PlannedEndpoint { ticket: vec![at as u8].into(), rows: *rows };
+        let endpoint = |(at, rows): (usize, &Option<u64>)| {
+            let endpoint = FlightEndpoint { app_metadata: vec![at as u8].into(), ..FlightEndpoint::default() };
+            PlannedEndpoint { endpoint, rows: *rows }
+        };
         HttpReadPlan {
             version: 3,
             rows: rows.iter().copied().sum(),
@@ -173,7 +179,7 @@ mod tests {
     #[test]
     fn partition_is_one_endpoint() {
         let of = plan(&[Some(1), Some(2)]).only(1).unwrap();
-        assert_eq!((of.rows, &of.endpoints[0].ticket[..]), (Some(2), &[1][..]));
+        assert_eq!((of.rows, &of.endpoints[0].endpoint.app_metadata[..]), (Some(2), &[1][..]));
         assert!(plan(&[Some(1)]).only(1).unwrap_err().message.contains("there are 1"));
         assert_eq!(plan(&[Some(1)]).shape(), plan(&[Some(1)]).shape());
         assert_ne!(plan(&[Some(1), Some(2)]).shape(), plan(&[Some(2), Some(1)]).shape());

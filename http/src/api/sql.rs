@@ -21,9 +21,10 @@ use crate::caller::HttpCaller;
 use crate::negotiation::Representation;
 use crate::problem::Problem;
 use crate::query::QueryParameters;
+use crate::transfer::flight_rows::FlightRows;
 use crate::transfer::response::{memory_of, rows_response};
-use crate::transfer::row_source::RowSource;
 use crate::transfer::upload::UploadBody;
+use crate::transfer::waiting_tickets::WaitingTickets;
 
 /// Its parameters.
 pub(crate) const PARAMETERS: [&str; 2] = ["format", "null"];
@@ -110,7 +111,7 @@ async fn query(
     let base = memory_of(representation);
     let share = caller.take_memory(base)?;
     let ticket = Bytes::from(json!({ "sql": statement }).to_string());
-    let source = RowSource::new(caller.flight().await?, [ticket], &[], share, base);
+    let source = FlightRows::new(caller.flight().await?, WaitingTickets::only(ticket), &[], share, base);
     let mut response = rows_response(source, representation, null).await?;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)

@@ -18,7 +18,7 @@ use volley_formats::{Format, OutputOptions, TableEncoder, error_text};
 use zstd::stream::write::Encoder as ZstdEncoder;
 
 use super::QUEUE_LEN;
-use super::row_source::RowSource;
+use super::flight_rows::FlightRows;
 use crate::negotiation::{ContentCoding, Representation};
 
 /// Bytes of a chunk of a body.
@@ -35,7 +35,7 @@ type QueuedRows = Result<Option<FlightData>>;
 /// # Errors
 /// INVALID_ARGUMENT: the format does not have a column's type.
 pub(crate) async fn start(
-    source: RowSource,
+    source: FlightRows,
     schema: Bytes,
     representation: Representation,
     options: OutputOptions,
@@ -65,7 +65,7 @@ pub(crate) async fn start(
 }
 
 /// Reads into the queue until the end, a failure, or the thread is gone.
-async fn read(mut source: RowSource, queue: mpsc::Sender<QueuedRows>) {
+async fn read(mut source: FlightRows, queue: mpsc::Sender<QueuedRows>) {
     loop {
         let next = source.next().await;
         let is_last = !matches!(next, Ok(Some(_)));

@@ -2,7 +2,8 @@
 //!
 //! | module | what it has |
 //! |---|---|
-//! | [`row_source`] | the messages of a read |
+//! | [`flight_rows`] | the messages of a read |
+//! | [`waiting_tickets`] | its tickets, which are renewed while they wait |
 //! | [`response`] | them as the body of a response: Arrow messages as they are, or |
 //! | [`conversion`] | other formats and compressed bodies, by a thread |
 //! | [`upload`] | the body of a request, with its limits |
@@ -10,11 +11,12 @@
 //! | [`spool`] | bodies that must be complete before they are read |
 
 pub(crate) mod conversion;
+pub(crate) mod flight_rows;
 pub(crate) mod ingest;
 pub(crate) mod response;
-pub(crate) mod row_source;
 pub(crate) mod spool;
 pub(crate) mod upload;
+pub(crate) mod waiting_tickets;
 
 /// Items that wait between a task and a thread.
 const QUEUE_LEN: usize = 4;

@@ -14,7 +14,7 @@ use volley_common::{Error, Result};
 use volley_formats::{Format, OutputOptions};
 
 use super::conversion;
-use super::row_source::RowSource;
+use super::flight_rows::FlightRows;
 use crate::negotiation::{ContentCoding, Representation};
 use crate::problem::Problem;
 
@@ -37,7 +37,7 @@ pub(crate) fn memory_of(representation: &Representation) -> u64 {
 /// # Errors
 /// Those of the read that are known before its first rows. INVALID_ARGUMENT: the format does not have a column's type.
 pub(crate) async fn rows_response(
-    mut source: RowSource,
+    mut source: FlightRows,
     representation: &Representation,
     null: Option<String>,
 ) -> Result<Response, Problem> {
@@ -64,7 +64,7 @@ pub(crate) async fn rows_response(
 }
 
 /// The bytes of an Arrow stream: messages as they come.
-fn arrow_chunks(source: RowSource, schema: &[u8]) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
+fn arrow_chunks(source: FlightRows, schema: &[u8]) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
     let chunks = VecDeque::from([message_prefix(schema)]);
     stream::try_unfold((Some(source), chunks), |(mut source, mut chunks)| async move {
         loop {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use volley_common::{Error, Result};
-use volley_formats::{Format, InputFile};
+use volley_formats::{FileCompression, Format, InputFile};
 
 use super::upload::UploadBody;
 use crate::budget::RequestShare;
@@ -16,6 +16,8 @@ use crate::problem::Problem;
 
 /// Bytes that are written at once.
 const WRITE_BYTES: usize = 1 << 20;
+/// The first bytes, which tell a compression.
+const START_BYTES: usize = 16;
 /// The name of a body in errors.
 const NAME: &str = "the body";
 
@@ -35,7 +37,7 @@ pub(crate) async fn store(caller: &HttpCaller, mut body: UploadBody, format: For
     let share = caller.take_spool(body.known_length().unwrap_or(0))?;
     let folder = caller.state().folder().to_path_buf();
     let mut file = blocking(move || tempfile::tempfile_in(folder)).await?;
-    let mut stored = 0;
+    let (mut stored, mut start) = (0, Vec::new());
     loop {
         let (mut chunks, mut bytes) = (Vec::new(), 0);
         while bytes < WRITE_BYTES
@@ -46,6 +48,14 @@ pub(crate) async fn store(caller: &HttpCaller, mut body: UploadBody, format: For
         }
         if chunks.is_empty() {
             break;
+        }
+        if stored == 0 {
+            start = chunks.concat();
+            start.truncate(START_BYTES);
+        }
+        // What it decompresses to would have no limit.
+        if FileCompression::of_content(&start).is_some() {
+            return Err(Error::invalid("the body is compressed as a whole: send it as it is, or as Parquet").into());
         }
         stored += bytes as u64;
         share.raise_to(stored)?;

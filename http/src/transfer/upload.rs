@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
@@ -17,6 +17,8 @@ use crate::problem::Problem;
 
 /// A body must advance within this time.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// If what follows is asked for so long after a piece, it was not the client who waited.
+const OWN_PAUSE: Duration = Duration::from_secs(1);
 
 /// The body of a request.
 pub(crate) struct UploadBody {
@@ -26,6 +28,8 @@ pub(crate) struct UploadBody {
     left: u64,
     length: Option<u64>,
     stall: StallTimer,
+    /// When the last piece was taken.
+    taken: Option<Instant>,
     received: Counter,
 }
 
@@ -43,12 +47,20 @@ impl UploadBody {
             );
             return Err(Problem::with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE, Error::invalid(text)));
         }
-        let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if length.is_some_and(|length| length > limit) {
             return Err(too_large(limit));
         }
         let received = counter!("volley_http_received_bytes_total");
-        Ok(UploadBody { body, limit, left: limit, length, stall: StallTimer::new(STALL_TIMEOUT), received })
+        Ok(UploadBody {
+            body,
+            limit,
+            left: limit,
+            length,
+            stall: StallTimer::new(STALL_TIMEOUT),
+            taken: None,
+            received,
+        })
     }
 
     /// How long it says that it is.
@@ -73,6 +85,9 @@ impl UploadBody {
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>, must_advance: bool) -> Poll<Result<Option<Bytes>, Problem>> {
+        if self.taken.take().is_some_and(|taken| taken.elapsed() > OWN_PAUSE) {
+            self.stall.stop();
+        }
         loop {
             let frame = match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
@@ -100,6 +115,7 @@ impl UploadBody {
                 return Poll::Ready(Err(too_large(self.limit)));
             };
             self.left = left;
+            self.taken = Some(Instant::now());
             return Poll::Ready(Ok(Some(data)));
         }
     }
@@ -136,7 +152,7 @@ mod tests {
     use super::*;
 
     fn upload(pieces: &[&'static [u8]], limit: u64) -> UploadBody {
-        let pieces: Vec<_> = pieces.iter().map(|piece| Ok::<_, Error>(Bytes::from_static(piece))).collect();
+        let pieces: Vec<_> = pieces.iter().map(|&piece| Ok::<_, Error>(Bytes::from_static(piece))).collect();
         UploadBody::new(Body::from_stream(stream::iter(pieces)), &HeaderMap::new(), limit).unwrap()
     }
 
@@ -146,7 +162,7 @@ mod tests {
         let error = upload(&[b"abc", b"def"], 5).collect().await.unwrap_err();
         assert!(error.error().message.contains("larger than 5 bytes"), "{error:?}");
         let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_LENGTH, 6.into());
+        headers.insert(CONTENT_LENGTH, 6_u64.into());
         assert!(UploadBody::new(Body::empty(), &headers, 5).is_err());
     }
 

@@ -114,3 +114,95 @@ async fn serve_pipe<S: Http2Service>(
         tracing::debug!(%error, "a call of the HTTP port ended in an error");
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use arrow_flight::Ticket;
+    use arrow_flight::flight_service_client::FlightServiceClient;
+
+    use super::super::testing::{endless, soon};
+    use super::*;
+    use crate::Code;
+    use crate::http2::{ReplyBody, grpc_error, grpc_frames};
+
+    /// A service whose replies are produced by a closure, and what stops it.
+    fn flight<F, Fut>(respond: F) -> (InProcessFlight, CancellationToken, TaskTracker)
+    where
+        F: Fn(http::Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = http::Response<ReplyBody>> + Send + 'static,
+    {
+        let service = tower::service_fn(move |request| {
+            let reply = respond(request);
+            async move { Ok::<_, Infallible>(reply.await) }
+        });
+        let limits = ServerLimits { drain: Duration::from_millis(400), ..ServerLimits::default() };
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        (InProcessFlight::new(service, limits, stop.clone(), tasks.clone()), stop, tasks)
+    }
+
+    fn peer() -> PeerAddress {
+        PeerAddress("10.1.2.3:5".parse().unwrap())
+    }
+
+    async fn client(flight: &InProcessFlight) -> FlightServiceClient<Channel> {
+        FlightServiceClient::new(flight.connect(peer(), Caller::Anonymous).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn call_comes_from_the_http_client() {
+        let (flight, ..) = flight(|request: http::Request<Incoming>| {
+            let (peer, caller) = (PeerAddress::of(request.extensions()), Caller::of(request.extensions()).clone());
+            async move { grpc_error(Error::denied(format!("{peer:?} {caller:?}"))) }
+        });
+        let status = client(&flight).await.do_get(Ticket::default()).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "Some(10.1.2.3:5) Anonymous"));
+    }
+
+    #[tokio::test]
+    async fn stream_that_is_not_read_waits_and_ends_when_it_is_dropped() {
+        let made = Arc::new(AtomicUsize::new(0));
+        let counted = made.clone();
+        let (flight, _stop, tasks) = flight(move |_| {
+            let frames = endless(counted.clone());
+            async { grpc_frames(frames) }
+        });
+        let mut client = client(&flight).await;
+        let mut reply = client.do_get(Ticket::default()).await.unwrap().into_inner();
+        for _ in 0..3 {
+            assert_eq!(reply.message().await.unwrap().unwrap().data_body.len(), 1 << 20);
+        }
+        assert!(made.load(Ordering::SeqCst) < 16, "{made:?}");
+        drop((reply, client));
+        tasks.close();
+        soon(tasks.wait()).await;
+    }
+
+    #[tokio::test]
+    async fn stop_ends_streams_after_the_drain_and_takes_no_calls() {
+        let (flight, stop, tasks) = flight(|_| {
+            let frames = endless(Arc::default());
+            async { grpc_frames(frames) }
+        });
+        let mut client = client(&flight).await;
+        let mut reply = client.do_get(Ticket::default()).await.unwrap().into_inner();
+        stop.cancel();
+        let status = soon(async {
+            loop {
+                if let Err(status) = reply.message().await {
+                    return status;
+                }
+            }
+        });
+        assert_eq!(status.await.code(), Code::Unavailable);
+        let refused = flight.connect(peer(), Caller::Anonymous).await.unwrap_err();
+        assert_eq!(refused.code, Code::Unavailable);
+        drop((reply, client));
+        tasks.close();
+        soon(tasks.wait()).await;
+    }
+}

@@ -1,6 +1,6 @@
 //! The messages of a read: its endpoints one after the other, or some of its rows.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 
 use arrow_flight::FlightData;
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use volley_common::ipc::schema::flight_header;
 use volley_common::ipc::stream_format::{StreamMessageKind, message_kind, message_prefix};
 use volley_common::{Error, Result};
 
+use super::waiting_tickets::WaitingTickets;
 use crate::budget::RequestShare;
 use crate::flight_calls::{FlightCalls, GetMessages};
 
@@ -16,9 +17,9 @@ use crate::flight_calls::{FlightCalls, GetMessages};
 const LARGE_MESSAGE: usize = 2 << 20;
 
 /// What is read, by Flight.
-pub(crate) struct RowSource {
+pub(crate) struct FlightRows {
     calls: FlightCalls,
-    tickets: VecDeque<Bytes>,
+    tickets: WaitingTickets,
     /// Whether bodies are uncompressed.
     decompress: bool,
     /// The reply to the current ticket.
@@ -29,8 +30,9 @@ pub(crate) struct RowSource {
     skip: u64,
     /// The most rows that follow.
     left: Option<u64>,
-    /// The dictionaries of the current reply, if its batches may be cut.
+    /// The dictionaries of the current reply, if its batches may be cut, and their ids.
     dictionaries: Vec<IpcMessage>,
+    ids: Vec<i64>,
     memory: MessageMemory,
 }
 
@@ -39,42 +41,37 @@ struct MessageMemory {
     share: RequestShare,
     /// What the request takes without large messages.
     base: u64,
-    /// Bytes of dictionaries that are kept.
-    kept: u64,
+    /// Bytes of the dictionaries that are kept, by id.
+    kept: HashMap<i64, u64>,
     keeps_dictionaries: bool,
 }
 
-impl RowSource {
-    /// Reads these tickets. `schema`: the encapsulated schema message, of which the rows are if there is no ticket; or empty. `share`: the
-    /// memory of the request, which has `base` bytes.
-    pub fn new(
-        calls: FlightCalls,
-        tickets: impl IntoIterator<Item = Bytes>,
-        schema: &[u8],
-        share: RequestShare,
-        base: u64,
-    ) -> Self {
-        RowSource {
+impl FlightRows {
+    /// Reads these tickets. `schema`: the encapsulated schema message, of which the rows are if there is no ticket; or empty. `share`:
+    /// the memory of the request, which has `base` bytes.
+    pub fn new(calls: FlightCalls, tickets: WaitingTickets, schema: &[u8], share: RequestShare, base: u64) -> Self {
+        FlightRows {
             calls,
-            tickets: tickets.into_iter().collect(),
+            tickets,
             decompress: true,
             messages: None,
             schema: flight_header(schema),
             skip: 0,
             left: None,
             dictionaries: Vec::new(),
-            memory: MessageMemory { share, base, kept: 0, keeps_dictionaries: false },
+            ids: Vec::new(),
+            memory: MessageMemory { share, base, kept: HashMap::new(), keeps_dictionaries: false },
         }
     }
 
     /// The bodies as they are stored.
     pub fn as_stored(self) -> Self {
-        RowSource { decompress: false, ..self }
+        FlightRows { decompress: false, ..self }
     }
 
     /// The rows after the first `skip`, and at most `left`.
     pub fn with_rows(self, skip: u64, left: Option<u64>) -> Self {
-        RowSource { skip, left, ..self }.with_dictionaries()
+        FlightRows { skip, left, ..self }.with_dictionaries()
     }
 
     /// Counts dictionaries in the request's memory: its messages are decoded.
@@ -129,8 +126,8 @@ impl RowSource {
 
     /// Redeems the next ticket, if there is one.
     async fn open_next(&mut self) -> Result<bool> {
-        self.dictionaries.clear();
-        let Some(ticket) = self.tickets.pop_front() else { return Ok(false) };
+        (self.dictionaries, self.ids) = (Vec::new(), Vec::new());
+        let Some(ticket) = self.tickets.next() else { return Ok(false) };
         self.messages = Some(self.calls.get(ticket, self.decompress).await?);
         Ok(true)
     }
@@ -152,10 +149,9 @@ impl RowSource {
         match kind {
             // Of a further reply: that of the first one.
             StreamMessageKind::Schema => Ok(None),
-            StreamMessageKind::Dictionary => {
+            StreamMessageKind::Dictionary { id, is_delta } => {
                 if self.skip > 0 || self.left.is_some() {
-                    let (header, body) = (message.data_header.clone(), message.data_body.clone());
-                    self.dictionaries.push(IpcMessage { header, body });
+                    self.keep(id, is_delta, &message);
                 }
                 Ok(Some(message))
             }
@@ -165,6 +161,17 @@ impl RowSource {
             }
             StreamMessageKind::Batch(rows) => self.cut(message, rows).map(Some),
         }
+    }
+
+    /// Keeps a dictionary for batches that are cut.
+    fn keep(&mut self, id: i64, is_delta: bool, message: &FlightData) {
+        if !is_delta {
+            let ids = std::mem::take(&mut self.ids);
+            let kept = ids.into_iter().zip(std::mem::take(&mut self.dictionaries)).filter(|(other, _)| *other != id);
+            (self.ids, self.dictionaries) = kept.unzip();
+        }
+        self.ids.push(id);
+        self.dictionaries.push(IpcMessage { header: message.data_header.clone(), body: message.data_body.clone() });
     }
 
     /// The rows of a batch that are read.
@@ -193,15 +200,18 @@ impl RowSource {
 
 impl MessageMemory {
     fn count(&mut self, kind: StreamMessageKind, bytes: usize) -> Result<()> {
-        if self.keeps_dictionaries && kind == StreamMessageKind::Dictionary {
-            self.kept += bytes as u64;
+        if let StreamMessageKind::Dictionary { id, is_delta } = kind
+            && self.keeps_dictionaries
+        {
+            let kept = self.kept.entry(id).or_default();
+            *kept = if is_delta { *kept } else { 0 } + bytes as u64;
         }
-        if self.kept == 0 && bytes <= LARGE_MESSAGE {
+        if self.kept.is_empty() && bytes <= LARGE_MESSAGE {
             return Ok(());
         }
         // As it arrives, as it is decoded, and as it is sent.
         let large = if bytes > LARGE_MESSAGE { 3 * bytes as u64 } else { 0 };
-        self.share.raise_to(self.base + 2 * self.kept + large)
+        self.share.raise_to(self.base + 2 * self.kept.values().sum::<u64>() + large)
     }
 }
 
