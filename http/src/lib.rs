@@ -13,6 +13,7 @@
 //! | `layers` | request ids, headers of security, problem documents |
 //! | `origin` | which pages of other sites may call (CORS), and which calls a browser must not make |
 //! | `api` | Arrow over HTTP |
+//! | `web` | the web page |
 //! | `transfer` | rows from Flight to responses, and from requests to Flight |
 //! | `negotiation`, `query`, `row_range`, [`table_path`] | what a request says |
 #![forbid(unsafe_code)]
@@ -31,6 +32,7 @@ mod row_range;
 pub mod state;
 pub mod table_path;
 mod transfer;
+mod web;
 
 pub use caller::HttpCaller;
 pub use flight_calls::FlightCalls;

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use volley_common::clock::span;
 use volley_common::{Code, TableName};
 
-use super::figures::{UNKNOWN, count_of, items, number, plural, size, size_of, text};
+use super::figures::{FigureTile, UNKNOWN, count_of, items, number, plural, size, size_of, text};
 use super::health_reasons::{HealthReason, reasons, sentence};
 use super::page_error::{MessagePage, PageError};
 use super::shard_map::{ShardCell, strip};
 use super::shell::PageShell;
-use super::visitor::{PageVisit, Visitor};
+use super::visitor::{PageVisit, PageVisitor};
 use crate::table_path::path_of_table;
 
 /// The largest tables whose shards are shown.
@@ -26,7 +26,7 @@ const CONCURRENT: usize = 4;
 #[template(path = "cluster.html")]
 struct ClusterPage {
     shell: PageShell,
-    view: ClusterView,
+    view: ClusterPicture,
     tables: Vec<ShardStrip>,
     drains: Vec<DrainLine>,
 }
@@ -34,11 +34,11 @@ struct ClusterPage {
 #[derive(Template)]
 #[template(path = "cluster_live.html")]
 struct ClusterFragment {
-    view: ClusterView,
+    view: ClusterPicture,
 }
 
 /// What follows the cluster.
-struct ClusterView {
+struct ClusterPicture {
     tone: &'static str,
     mark: &'static str,
     health: String,
@@ -48,26 +48,6 @@ struct ClusterView {
     repair: String,
     zones: Vec<ZoneBox>,
     coordinators: Vec<CoordinatorLine>,
-}
-
-/// A figure with its name.
-pub(crate) struct FigureTile {
-    pub label: &'static str,
-    pub value: String,
-    pub note: String,
-    pub tone: &'static str,
-}
-
-impl FigureTile {
-    /// A figure that is as it should be.
-    pub fn new(label: &'static str, value: impl Into<String>, note: impl Into<String>) -> Self {
-        FigureTile { label, value: value.into(), note: note.into(), tone: "" }
-    }
-
-    /// The same; `tone`: `warn` or `bad`, if `is_off`.
-    pub fn off_if(self, is_off: bool, tone: &'static str) -> Self {
-        FigureTile { tone: if is_off { tone } else { "" }, ..self }
-    }
 }
 
 struct ZoneBox {
@@ -120,7 +100,7 @@ struct DrainLine {
 }
 
 /// Shows the page.
-pub(crate) async fn page(visitor: Visitor) -> Result<Response, PageError> {
+pub(crate) async fn page(visitor: PageVisitor) -> Result<Response, PageError> {
     let visit = visitor.enter().await?;
     let status = match visit.calls.action("cluster_status", &json!({})).await {
         Err(error) if error.code == Code::PermissionDenied => return limited(&visit).await,
@@ -140,7 +120,7 @@ pub(crate) async fn page(visitor: Visitor) -> Result<Response, PageError> {
 ///
 /// # Errors
 /// Those of `cluster_status`.
-pub(crate) async fn fragment(visitor: Visitor) -> Result<String, PageError> {
+pub(crate) async fn fragment(visitor: PageVisitor) -> Result<String, PageError> {
     let status = visitor.caller.flight().await?.action("cluster_status", &json!({})).await?;
     Ok(ClusterFragment { view: view(&status, &visitor) }.render()?)
 }
@@ -162,14 +142,14 @@ async fn limited(visit: &PageVisit) -> Result<Response, PageError> {
     })
 }
 
-fn view(status: &Value, visitor: &Visitor) -> ClusterView {
+fn view(status: &Value, visitor: &PageVisitor) -> ClusterPicture {
     let health = text(&status["health"]);
     let (tone, mark) = match health.as_str() {
         "green" => ("good", "✓"),
         "yellow" => ("warn", "!"),
         _ => ("bad", "✕"),
     };
-    ClusterView {
+    ClusterPicture {
         tone,
         mark,
         sentence: sentence(status),
@@ -187,8 +167,12 @@ fn tiles(status: &Value) -> Vec<FigureTile> {
     let (nodes, alive) = (number(&stats["nodes"]), number(&stats["nodes_alive"]));
     let (below, unreadable) = (number(&copies["below_replicas"]), number(&copies["unreadable"]));
     vec![
-        FigureTile::new("Nodes", format!("{} / {}", count_of(&stats["nodes_alive"]), count_of(&stats["nodes"])), "answer")
-            .off_if(alive != nodes, "bad"),
+        FigureTile::new(
+            "Nodes",
+            format!("{} / {}", count_of(&stats["nodes_alive"]), count_of(&stats["nodes"])),
+            "answer",
+        )
+        .off_if(alive != nodes, "bad"),
         FigureTile::new("Tables", count_of(&stats["tables"]), format!("{} rows", count_of(&stats["rows"]))),
         FigureTile::new("Data", size_of(&stats["bytes"]), "one copy of each part"),
         FigureTile::new("Parts", count_of(&copies["parts"]), "of the newest versions"),
@@ -199,7 +183,7 @@ fn tiles(status: &Value) -> Vec<FigureTile> {
 }
 
 /// How far repair is; empty if there is nothing to repair.
-fn repair(status: &Value, visitor: &Visitor) -> String {
+fn repair(status: &Value, visitor: &PageVisitor) -> String {
     let copies = &status["copies"];
     let left = number(&copies["bytes_to_copy"]).unwrap_or_default();
     let rest = visitor.caller.state().progress().observe("repair", left, Instant::now());
@@ -244,13 +228,15 @@ fn node_cell(node: &Value) -> NodeCell {
     };
     let (id, detail, address) = (text(&node["id"]), text(&node["text"]), text(&node["flight"]));
     let (used, total) = (number(&node["bytes_used"]), number(&node["bytes_total"]).filter(|total| *total > 0));
-    let used_percent = used.zip(total).map(|(used, total)| (u128::from(used) * 100 / u128::from(total)).min(100) as u64);
+    let used_percent =
+        used.zip(total).map(|(used, total)| (u128::from(used) * 100 / u128::from(total)).min(100) as u64);
     let disk = match used_percent {
         Some(percent) => format!("{percent} % of {}", size_of(&node["bytes_total"])),
         None => UNKNOWN.into(),
     };
     let parts = count_of(&node["parts"]);
-    let text = format!("node {id} at {address}: {state}; {parts} parts, {}; disk used: {disk}", size_of(&node["bytes"]));
+    let text =
+        format!("node {id} at {address}: {state}; {parts} parts, {}; disk used: {disk}", size_of(&node["bytes"]));
     NodeCell {
         short: id.chars().take(6).collect(),
         id,
@@ -338,14 +324,18 @@ async fn drain_of(visit: &PageVisit, node: String) -> DrainLine {
     }
 }
 
-fn drain_line(node: String, drain: &Value, visitor: &Visitor) -> DrainLine {
+fn drain_line(node: String, drain: &Value, visitor: &PageVisitor) -> DrainLine {
     let left = number(&drain["bytes_left"]).unwrap_or_default();
     let rest = visitor.caller.state().progress().observe(&format!("drain {node}"), left, Instant::now());
     let text = match (drain["done"] == true, rest) {
         (true, _) => "is drained: it can be stopped, and removed by `volley remove`".to_string(),
         (false, rest) => {
             let rest = rest.map(|rest| format!("; about {} left", span(rest.as_millis() as u64))).unwrap_or_default();
-            format!("{} with {} have too few copies on other nodes{rest}", count_of(&drain["parts_left"]) + " parts", size(left))
+            format!(
+                "{} with {} have too few copies on other nodes{rest}",
+                count_of(&drain["parts_left"]) + " parts",
+                size(left)
+            )
         }
     };
     let reasons = items(&drain["why"]).map(|why| self::text(&why["why"])).collect();
@@ -362,7 +352,10 @@ mod tests {
             "flight": "grpc+tcp://n:8816", "parts": 7, "bytes": 1500, "bytes_used": 30, "bytes_total": 120,
             "software": "volley-node 0.1.0" });
         let cell = node_cell(&node);
-        assert_eq!((cell.short.as_str(), cell.state, cell.tone, cell.used_percent), ("012345", "unreachable", "bad", 25));
+        assert_eq!(
+            (cell.short.as_str(), cell.state, cell.tone, cell.used_percent),
+            ("012345", "unreachable", "bad", 25)
+        );
         assert!(cell.text.contains("unreachable; 7 parts, 1.50 kB; disk used: 25 % of 120 B"), "{}", cell.text);
         let zones = zones(&json!({ "nodes": [node] }));
         assert_eq!((zones[0].name.as_str(), zones[0].nodes.len()), ("no zone", 1));
@@ -379,7 +372,8 @@ mod tests {
 
     #[test]
     fn tiles_tell_what_is_off() {
-        let status = json!({ "stats": { "nodes": 3, "nodes_alive": 2 }, "copies": { "below_replicas": 1, "unreadable": 0 } });
+        let status =
+            json!({ "stats": { "nodes": 3, "nodes_alive": 2 }, "copies": { "below_replicas": 1, "unreadable": 0 } });
         let tones: Vec<&str> = tiles(&status).iter().map(|tile| tile.tone).collect();
         assert_eq!(tones, ["bad", "", "", "", "warn", "", ""]);
     }

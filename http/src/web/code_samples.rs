@@ -124,10 +124,7 @@ fn go(name: &str, at: &SampleAddresses) -> String {
 
 fn curl(path: &str, at: &SampleAddresses) -> String {
     let token = if at.has_users { " -H \"authorization: Bearer $VOLLEY_TOKEN\"" } else { "" };
-    format!(
-        "curl -f{token} {} > table.csv\n",
-        shell_word(&format!("{}/api/v1/data/{path}?format=csv", at.http))
-    )
+    format!("curl -f{token} {} > table.csv\n", shell_word(&format!("{}/api/v1/data/{path}?format=csv", at.http)))
 }
 
 fn command_line(name: &str, at: &SampleAddresses) -> String {
@@ -142,7 +139,8 @@ mod tests {
     const HOSTILE: &str = "a/\"x'); DROP\\\u{e9}\u{1f9c0}";
 
     fn all(has_users: bool) -> Vec<CodeSample> {
-        let at = SampleAddresses { flight: "grpc+tcp://127.0.0.1:8815".into(), http: "http://h:8835".into(), has_users };
+        let at =
+            SampleAddresses { flight: "grpc+tcp://127.0.0.1:8815".into(), http: "http://h:8835".into(), has_users };
         let table: TableName = HOSTILE.parse().unwrap();
         samples(&table, &at, "a/x")
     }
@@ -153,7 +151,11 @@ mod tests {
         let literal = r#""a/\"x'); DROP\\\u00e9\U0001f9c0""#;
         assert!(of("code-python").contains(&format!("db.get({literal})")), "{}", of("code-python"));
         assert!(of("code-pyarrow").contains(literal));
-        assert!(of("code-sql").starts_with("SELECT * FROM \"a\".\"\"\"x'); DROP\\é🧀\" LIMIT 100;\n"), "{}", of("code-sql"));
+        assert!(
+            of("code-sql").starts_with("SELECT * FROM \"a\".\"\"\"x'); DROP\\é🧀\" LIMIT 100;\n"),
+            "{}",
+            of("code-sql")
+        );
         assert!(of("code-volley").contains(r#"get 'a/"x'\''); DROP\é🧀' -o"#), "{}", of("code-volley"));
         assert_eq!(of("code-curl"), "curl -f 'http://h:8835/api/v1/data/a/x?format=csv' > table.csv\n");
     }

@@ -8,6 +8,26 @@ use volley_common::escape::escape_invisible;
 /// What stands for an unknown value.
 pub(crate) const UNKNOWN: &str = "–";
 
+/// A figure with its name.
+pub(crate) struct FigureTile {
+    pub label: &'static str,
+    pub value: String,
+    pub note: String,
+    pub tone: &'static str,
+}
+
+impl FigureTile {
+    /// A figure that is as it should be.
+    pub fn new(label: &'static str, value: impl Into<String>, note: impl Into<String>) -> Self {
+        FigureTile { label, value: value.into(), note: note.into(), tone: "" }
+    }
+
+    /// The same; `tone`: `warn` or `bad`, if `is_off`.
+    pub fn off_if(self, is_off: bool, tone: &'static str) -> Self {
+        FigureTile { tone: if is_off { tone } else { "" }, ..self }
+    }
+}
+
 /// A number of JSON that is not negative.
 pub(crate) fn number(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_f64().filter(|number| *number >= 0.0).map(|number| number as u64))

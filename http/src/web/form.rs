@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use volley_common::Error;
 
 use super::page_error::PageError;
-use super::visitor::Visitor;
+use super::visitor::PageVisitor;
 use crate::problem::Problem;
 use crate::query::QueryParameters;
 use crate::transfer::upload::UploadBody;
@@ -20,7 +20,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 ///
 /// # Errors
 /// PERMISSION_DENIED: it is not. INVALID_ARGUMENT: it is no form. Those of [`UploadBody`].
-pub(crate) async fn read(visitor: &Visitor, headers: &HeaderMap, body: Body) -> Result<QueryParameters, PageError> {
+pub(crate) async fn read(visitor: &PageVisitor, headers: &HeaderMap, body: Body) -> Result<QueryParameters, PageError> {
     let media = headers.get(CONTENT_TYPE).and_then(|media| media.to_str().ok()).unwrap_or_default();
     let essence = media.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case(FORM) {

@@ -31,7 +31,9 @@ pub(crate) fn sentence(status: &Value) -> &'static str {
     match status["health"].as_str() {
         Some("green") => "Every part has all its copies on nodes that answer, and every member answers.",
         Some("yellow") => "Everything can be read, but copies are missing or a member does not answer.",
-        Some("red") if status["stale"].is_string() => "No majority of the coordinators answers: nothing can be written, and what follows may be old.",
+        Some("red") if status["stale"].is_string() => {
+            "No majority of the coordinators answers: nothing can be written, and what follows may be old."
+        }
         Some("red") => "Some rows cannot be read.",
         _ => "The state of the cluster is unknown.",
     }
@@ -42,7 +44,11 @@ pub(crate) fn reasons(status: &Value) -> Vec<HealthReason> {
     let mut reasons = Vec::new();
     let has_majority = status["stale"].is_null();
     if !has_majority {
-        reasons.push(HealthReason::bad("Coordinators", text(&status["stale"]), "start the coordinators that do not run"));
+        reasons.push(HealthReason::bad(
+            "Coordinators",
+            text(&status["stale"]),
+            "start the coordinators that do not run",
+        ));
     }
     reasons.extend(items(&status["unreadable"]).map(unreadable));
     reasons.extend(items(&status["coordinators"]).filter_map(|one| coordinator(one, has_majority)));
@@ -56,7 +62,11 @@ pub(crate) fn reasons(status: &Value) -> Vec<HealthReason> {
         ));
     }
     for failure in items(&status["tls_failures"]) {
-        reasons.push(HealthReason::warn("TLS files", text(failure), "replace the files: the former ones are in use until then"));
+        reasons.push(HealthReason::warn(
+            "TLS files",
+            text(failure),
+            "replace the files: the former ones are in use until then",
+        ));
     }
     for node in items(&status["nodes"]) {
         reasons.extend(kept_files(node));
@@ -68,13 +78,16 @@ pub(crate) fn reasons(status: &Value) -> Vec<HealthReason> {
 fn unreadable(part: &Value) -> HealthReason {
     let holders = items(&part["holders"]).map(text).collect::<Vec<_>>().join(", ");
     let (said, remedy) = match holders.is_empty() {
-        true => ("no node has a copy any more".to_string(), "restore it: see \"Lost parts\" in docs/operations.md".to_string()),
-        false => (
-            format!("only nodes that do not answer have copies: {holders}"),
-            "start one of these nodes".to_string(),
+        true => (
+            "no node has a copy any more".to_string(),
+            "restore it: see \"Lost parts\" in docs/operations.md".to_string(),
         ),
+        false => {
+            (format!("only nodes that do not answer have copies: {holders}"), "start one of these nodes".to_string())
+        }
     };
-    let subject = format!("Table {}, shard {}", text(&part["table"]), count(number(&part["shard"]).unwrap_or_default()));
+    let subject =
+        format!("Table {}, shard {}", text(&part["table"]), count(number(&part["shard"]).unwrap_or_default()));
     HealthReason::bad(subject, said, remedy)
 }
 
@@ -102,13 +115,23 @@ fn node(one: &Value, has_majority: bool) -> Option<HealthReason> {
         Some("silent") => {
             let remedy = match has_majority {
                 _ if is_alive => "its process or its machine hangs, or the network between is broken: restart it",
-                true => "start it; if its machine is lost for good, `volley remove` removes it, unless data would be lost",
+                true => {
+                    "start it; if its machine is lost for good, `volley remove` removes it, unless data would be lost"
+                }
                 false => "start it",
             };
             Some(HealthReason::warn(subject, said, remedy))
         }
-        Some("refusing") => Some(HealthReason::warn(subject, said, "make room on its disk, or add a node; after a failed write, replace the disk and restart it")),
-        Some("degraded") => Some(HealthReason::warn(subject, said, "replace its disk: `volley drain` copies its parts to other nodes first")),
+        Some("refusing") => Some(HealthReason::warn(
+            subject,
+            said,
+            "make room on its disk, or add a node; after a failed write, replace the disk and restart it",
+        )),
+        Some("degraded") => Some(HealthReason::warn(
+            subject,
+            said,
+            "replace its disk: `volley drain` copies its parts to other nodes first",
+        )),
         _ => None,
     }
 }
@@ -123,11 +146,19 @@ fn kept_files(node: &Value) -> Option<HealthReason> {
             plural(orphaned, "part"),
             size_of(&node["orphaned_bytes"])
         );
-        return Some(HealthReason::warn(subject, said, "see \"Orphaned parts\" in docs/operations.md: they are deleted after orphan_retention_days"));
+        return Some(HealthReason::warn(
+            subject,
+            said,
+            "see \"Orphaned parts\" in docs/operations.md: they are deleted after orphan_retention_days",
+        ));
     }
     let damaged = files("damaged")?;
     let said = format!("{} in quarantine, because their contents are damaged", plural(damaged, "part"));
-    Some(HealthReason::warn(subject, said, "other copies replace them; look at its disk, and at damaged/ in its data folder"))
+    Some(HealthReason::warn(
+        subject,
+        said,
+        "other copies replace them; look at its disk, and at damaged/ in its data folder",
+    ))
 }
 
 #[cfg(test)]

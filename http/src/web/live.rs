@@ -15,7 +15,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use volley_common::{Error, Result};
 
 use super::page_error::PageError;
-use super::visitor::Visitor;
+use super::visitor::PageVisitor;
 use super::{activity, cluster};
 
 /// How often a fragment is rendered.
@@ -37,17 +37,17 @@ enum LivePage {
 }
 
 /// Follows the page Cluster.
-pub(crate) async fn cluster(visitor: Visitor) -> Result<Response, PageError> {
+pub(crate) async fn cluster(visitor: PageVisitor) -> Result<Response, PageError> {
     follow(visitor, LivePage::Cluster).await
 }
 
 /// Follows the page Activity.
-pub(crate) async fn activity(visitor: Visitor) -> Result<Response, PageError> {
+pub(crate) async fn activity(visitor: PageVisitor) -> Result<Response, PageError> {
     follow(visitor, LivePage::Activity).await
 }
 
 impl LivePage {
-    async fn render(self, visitor: Visitor) -> Result<String, PageError> {
+    async fn render(self, visitor: PageVisitor) -> Result<String, PageError> {
         match self {
             LivePage::Cluster => cluster::fragment(visitor).await,
             LivePage::Activity => activity::fragment(visitor).await,
@@ -57,7 +57,7 @@ impl LivePage {
 
 /// An open stream.
 struct LiveStream {
-    visitor: Visitor,
+    visitor: PageVisitor,
     page: LivePage,
     /// The fragment that the browser has.
     shown: String,
@@ -66,7 +66,7 @@ struct LiveStream {
     _permit: SemaphorePermit<'static>,
 }
 
-async fn follow(visitor: Visitor, page: LivePage) -> Result<Response, PageError> {
+async fn follow(visitor: PageVisitor, page: LivePage) -> Result<Response, PageError> {
     let permit = STREAMS.try_acquire().map_err(|_| {
         Error::exhausted("too many pages follow this member: they show the cluster as it was when they were loaded")
             .retry_after(RETRY_MS)

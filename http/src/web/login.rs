@@ -12,7 +12,7 @@ use volley_common::{Code, Error, Result};
 
 use super::page_error::PageError;
 use super::shell::{self, PageShell};
-use super::visitor::Visitor;
+use super::visitor::PageVisitor;
 use super::{START, form as forms};
 use crate::query::QueryParameters;
 
@@ -26,7 +26,7 @@ struct LoginPage {
 }
 
 /// Shows the form, unless the visitor is known already.
-pub(crate) async fn form(visitor: Visitor, uri: Uri) -> Result<Response, PageError> {
+pub(crate) async fn form(visitor: PageVisitor, uri: Uri) -> Result<Response, PageError> {
     let next = QueryParameters::parse(uri.query())?.take("next")?.unwrap_or_default();
     match visitor.clone().enter().await {
         Ok(_) => redirect(&safe_next(&next), None),
@@ -44,7 +44,7 @@ pub(crate) async fn form(visitor: Visitor, uri: Uri) -> Result<Response, PageErr
 }
 
 /// Exchanges user and password for a session.
-pub(crate) async fn log_in(visitor: Visitor, headers: HeaderMap, body: Body) -> Result<Response, PageError> {
+pub(crate) async fn log_in(visitor: PageVisitor, headers: HeaderMap, body: Body) -> Result<Response, PageError> {
     let mut fields = forms::read(&visitor, &headers, body).await?;
     let mut field = |name| Ok::<_, Error>(fields.take(name)?.unwrap_or_default());
     let (user, password, next) = (field("user")?, field("password")?, field("next")?);
@@ -55,19 +55,14 @@ pub(crate) async fn log_in(visitor: Visitor, headers: HeaderMap, body: Body) -> 
             redirect(&safe_next(&next), Some(cookie))
         }
         Err(error) => {
-            let page = LoginPage {
-                shell: PageShell::new(&visitor, None, "Log in"),
-                error: error.message,
-                next,
-                user,
-            };
+            let page = LoginPage { shell: PageShell::new(&visitor, None, "Log in"), error: error.message, next, user };
             Ok(shell::html(&visitor, http_status(error.code), page.render()?))
         }
     }
 }
 
 /// A session token for a password.
-async fn session(visitor: &Visitor, user: &str, password: &str) -> Result<String> {
+async fn session(visitor: &PageVisitor, user: &str, password: &str) -> Result<String> {
     if user.is_empty() || user.contains(':') {
         return Err(Error::unauthenticated("give the name of a user, which has no colon"));
     }
@@ -78,7 +73,7 @@ async fn session(visitor: &Visitor, user: &str, password: &str) -> Result<String
 }
 
 /// Ends the session of this browser.
-pub(crate) async fn log_out(visitor: Visitor, headers: HeaderMap, body: Body) -> Result<Response, PageError> {
+pub(crate) async fn log_out(visitor: PageVisitor, headers: HeaderMap, body: Body) -> Result<Response, PageError> {
     forms::read(&visitor, &headers, body).await?;
     redirect("/ui/login", visitor.end_session())
 }

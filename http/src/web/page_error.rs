@@ -12,7 +12,7 @@ use volley_common::server::http::identity::http_status;
 use volley_common::{Code, Error};
 
 use super::shell::{self, PageShell};
-use super::visitor::Visitor;
+use super::visitor::PageVisitor;
 use crate::layers::HttpRequestId;
 use crate::problem::Problem;
 use crate::state::HttpState;
@@ -78,7 +78,7 @@ pub(crate) async fn no_such_page() -> PageError {
 /// The layer of all pages: shows errors.
 pub(crate) async fn present(State(state): State<HttpState>, request: Request, next: Next) -> Response {
     let (mut head, body) = request.into_parts();
-    let Ok(visitor) = Visitor::from_request_parts(&mut head, &state).await;
+    let Ok(visitor) = PageVisitor::from_request_parts(&mut head, &state).await;
     let request_id = head.extensions.get::<HttpRequestId>().map_or_else(String::new, |id| id.text().to_string());
     let is_get = matches!(head.method, Method::GET | Method::HEAD);
     let mut response = next.run(Request::from_parts(head, body)).await;
@@ -91,7 +91,7 @@ pub(crate) async fn present(State(state): State<HttpState>, request: Request, ne
 }
 
 /// Sends the visitor to the form, and from there back to its page.
-fn to_login(visitor: &Visitor) -> Response {
+fn to_login(visitor: &PageVisitor) -> Response {
     let next = form_urlencoded::Serializer::new(String::new()).append_pair("next", &visitor.path).finish();
     let mut response = StatusCode::SEE_OTHER.into_response();
     let headers = response.headers_mut();
@@ -106,7 +106,7 @@ fn to_login(visitor: &Visitor) -> Response {
     response
 }
 
-fn error_page(visitor: &Visitor, error: &Error, request_id: &str) -> Response {
+fn error_page(visitor: &PageVisitor, error: &Error, request_id: &str) -> Response {
     let (title, remedy) = explained(error.code);
     let page = MessagePage {
         shell: PageShell::new(visitor, None, title),
@@ -128,10 +128,16 @@ fn error_page(visitor: &Visitor, error: &Error, request_id: &str) -> Response {
 /// The title of an error's page, and what a visitor can do.
 fn explained(code: Code) -> (&'static str, &'static str) {
     match code {
-        Code::NotFound => ("Not found", "It may have been dropped, or you may not read it: look at the list of tables."),
-        Code::PermissionDenied => ("Not permitted", "An administrator can give you a role: see the page Who for those that you have."),
+        Code::NotFound => {
+            ("Not found", "It may have been dropped, or you may not read it: look at the list of tables.")
+        }
+        Code::PermissionDenied => {
+            ("Not permitted", "An administrator can give you a role: see the page Who for those that you have.")
+        }
         Code::Unauthenticated => ("Log in", "Log in, and try again."),
-        Code::Unavailable | Code::DeadlineExceeded => ("Not available now", "Reload the page in a moment, or open that of another member."),
+        Code::Unavailable | Code::DeadlineExceeded => {
+            ("Not available now", "Reload the page in a moment, or open that of another member.")
+        }
         Code::ResourceExhausted => ("Too much at once", "Wait a moment, and reload the page."),
         Code::InvalidArgument | Code::OutOfRange => ("Not understood", ""),
         _ => ("It did not work", ""),

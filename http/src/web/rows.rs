@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow_flight::FlightData;
 use bytes::Bytes;
@@ -14,7 +15,8 @@ use volley_common::{Error, Result};
 use super::figures::{count, plural};
 use crate::caller::HttpCaller;
 use crate::flight_calls::FlightCalls;
-use crate::transfer::row_source::RowSource;
+use crate::transfer::flight_rows::FlightRows;
+use crate::transfer::waiting_tickets::WaitingTickets;
 
 /// Memory of a page of rows, besides large messages, bytes.
 const MEMORY: u64 = 8 << 20;
@@ -24,6 +26,9 @@ const MAX_MESSAGE: usize = 512 << 20;
 pub(crate) const MAX_COLUMNS: usize = 100;
 /// The most bytes of a cell.
 const MAX_CELL: usize = 300;
+/// The most rows and bytes of a plan.
+const MAX_TEXT_ROWS: usize = 1000;
+const MAX_TEXT: usize = 1 << 20;
 
 /// Rows as text.
 #[derive(Default)]
@@ -64,31 +69,74 @@ pub(crate) struct RowWindow {
 pub(crate) async fn read(
     caller: &HttpCaller,
     calls: FlightCalls,
-    tickets: Vec<Bytes>,
+    tickets: WaitingTickets,
     schema: &[u8],
     window: RowWindow,
 ) -> Result<PageRows> {
+    let (schema, batches) = batches(caller, calls, tickets, schema, window).await?;
+    let mut page = PageRows { columns: names(&schema), ..PageRows::default() };
+    for batch in &batches {
+        add_rows(&mut page.rows, batch)?;
+    }
+    page.has_more = page.rows.len() > window.rows;
+    page.rows.truncate(window.rows);
+    if let Some(hidden) = schema.fields().len().checked_sub(MAX_COLUMNS).filter(|hidden| *hidden > 0) {
+        page.note = format!(
+            "The first {} columns; {} are not shown.",
+            count(MAX_COLUMNS as u64),
+            plural(hidden as u64, "further column")
+        );
+    }
+    Ok(page)
+}
+
+/// The text in the last column of a reply: a plan.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) async fn read_text(caller: &HttpCaller, calls: FlightCalls, ticket: Bytes) -> Result<String> {
+    let window = RowWindow { skip: 0, rows: MAX_TEXT_ROWS };
+    let (_, batches) = batches(caller, calls, WaitingTickets::only(ticket), &[], window).await?;
+    let mut text = ShortText { text: String::new(), limit: MAX_TEXT };
+    for batch in &batches {
+        let Some(column) = batch.columns().last() else { continue };
+        let options = FormatOptions::default();
+        let formatter = ArrayFormatter::try_new(column.as_ref(), &options).map_err(|e| no_text(&e))?;
+        for row in 0..batch.num_rows() {
+            // A text that is full stays as it is.
+            let _ = writeln!(text, "{}", formatter.value(row));
+        }
+    }
+    Ok(text.text)
+}
+
+/// The rows of a window, and one more if there are more.
+async fn batches(
+    caller: &HttpCaller,
+    calls: FlightCalls,
+    tickets: WaitingTickets,
+    schema: &[u8],
+    window: RowWindow,
+) -> Result<(SchemaRef, Vec<RecordBatch>)> {
     let share = caller.take_memory(MEMORY)?;
-    // One more tells whether there are more.
     let wanted = window.rows as u64 + 1;
-    let mut source = RowSource::new(calls, tickets, schema, share, MEMORY).with_rows(window.skip, Some(wanted));
+    let mut source = FlightRows::new(calls, tickets, schema, share, MEMORY).with_rows(window.skip, Some(wanted));
     let mut decoder = BatchDecoder::new(MAX_MESSAGE);
     let header = source.open().await?;
     let DecodedMessage::Schema(schema) = decoder.push(FlightData::new().with_data_header(header))? else {
         return Err(Error::internal("a read does not begin with a schema"));
     };
-    let mut page = PageRows { columns: names(&schema), ..PageRows::default() };
+    let mut batches = Vec::new();
     while let Some(message) = source.next().await? {
         if let DecodedMessage::Batch(batch) = decoder.push(message)? {
-            add_rows(&mut page.rows, &batch)?;
+            batches.push(batch);
         }
     }
-    page.has_more = page.rows.len() > window.rows;
-    page.rows.truncate(window.rows);
-    if let Some(hidden) = schema.fields().len().checked_sub(MAX_COLUMNS).filter(|hidden| *hidden > 0) {
-        page.note = format!("The first {} columns; {} are not shown.", count(MAX_COLUMNS as u64), plural(hidden as u64, "further column"));
-    }
-    Ok(page)
+    Ok((schema, batches))
+}
+
+fn no_text(error: &ArrowError) -> Error {
+    Error::invalid(format!("rows cannot be shown as text: {error}"))
 }
 
 fn names(schema: &SchemaRef) -> Vec<String> {
@@ -102,7 +150,7 @@ fn add_rows(rows: &mut Vec<CellRow>, batch: &RecordBatch) -> Result<()> {
         .iter()
         .map(|column| ArrayFormatter::try_new(column.as_ref(), &options))
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| Error::invalid(format!("rows cannot be shown as text: {e}")))?;
+        .map_err(|e| no_text(&e))?;
     for row in 0..batch.num_rows() {
         let cells = shown.iter().zip(&formatters).map(|(column, formatter)| cell(column, formatter, row)).collect();
         rows.push(CellRow { cells });
@@ -111,10 +159,10 @@ fn add_rows(rows: &mut Vec<CellRow>, batch: &RecordBatch) -> Result<()> {
 }
 
 fn cell(column: &dyn Array, formatter: &ArrayFormatter<'_>, row: usize) -> TextCell {
-    let mut text = ShortText::default();
+    let mut text = ShortText { text: String::new(), limit: MAX_CELL };
     // It fails if the text is full.
     let is_whole = write!(text, "{}", formatter.value(row)).is_ok();
-    let mut text = escape_invisible(&text.0).into_owned();
+    let mut text = escape_invisible(&text.text).into_owned();
     if !is_whole {
         text.push('…');
     }
@@ -126,19 +174,23 @@ fn cell(column: &dyn Array, formatter: &ArrayFormatter<'_>, row: usize) -> TextC
     TextCell { text, class }
 }
 
-/// The beginning of what is written.
-#[derive(Default)]
-struct ShortText(String);
+/// The beginning of what is written, at most so many bytes.
+struct ShortText {
+    text: String,
+    limit: usize,
+}
 
 impl Write for ShortText {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = MAX_CELL.saturating_sub(self.0.len());
+        let room = self.limit.saturating_sub(self.text.len());
         if text.len() <= room {
-            self.0.push_str(text);
+            self.text.push_str(text);
             return Ok(());
         }
         let end = (0..=room).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        self.0.push_str(&text[..end]);
+        self.text.push_str(&text[..end]);
+        // Nothing is written behind a gap.
+        self.limit = self.text.len();
         Err(fmt::Error)
     }
 }

@@ -117,7 +117,9 @@ fn state(shard: &Value) -> (&'static str, String) {
     let of = |key: &str| number(&shard[key]).unwrap_or_default();
     match () {
         () if of("unreadable") > 0 => ("bad", format!("{} cannot be read", plural(of("unreadable"), "part"))),
-        () if of("below_replicas") > 0 => ("warn", format!("{} with fewer copies", plural(of("below_replicas"), "part"))),
+        () if of("below_replicas") > 0 => {
+            ("warn", format!("{} with fewer copies", plural(of("below_replicas"), "part")))
+        }
         () if of("moving") > 0 => ("moving", format!("{} moving", plural(of("moving"), "part"))),
         () if of("parts") == 0 => ("none", "empty".into()),
         () => ("good", "all copies".into()),
@@ -131,7 +133,8 @@ mod tests {
     use super::*;
 
     fn layout() -> Value {
-        let node = |id: &str, condition: &str| json!({ "node": id, "address": "h:1", "condition": condition, "parts": 2 });
+        let node =
+            |id: &str, condition: &str| json!({ "node": id, "address": "h:1", "condition": condition, "parts": 2 });
         json!({ "shards": [
             { "shard": 0, "parts": 2, "rows": 10, "below_replicas": 0, "unreadable": 0, "moving": 0,
               "placed": [node("a1", "ok"), node("b2", "ok")], "holders": [node("a1", "ok"), node("b2", "ok")], "missing": [] },

@@ -9,7 +9,7 @@ use serde_json::Value;
 use volley_common::clock;
 
 use super::page_error::PageError;
-use super::visitor::{PageVisit, Visitor};
+use super::visitor::{PageVisit, PageVisitor};
 use super::{assets, figures};
 
 /// Style, script and picture are files of this member; nothing is run or styled that is written into a page.
@@ -55,9 +55,10 @@ pub(crate) struct PageShell {
 
 impl PageShell {
     /// That of a page. `who`: the reply to `whoami`, if the visitor is known.
-    pub fn new(visitor: &Visitor, who: Option<&Value>, title: impl Into<String>) -> Self {
+    pub fn new(visitor: &PageVisitor, who: Option<&Value>, title: impl Into<String>) -> Self {
         let path = visitor.path.split('?').next().unwrap_or_default();
-        let is_current = |href: &str| path.strip_prefix(href).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let is_current =
+            |href: &str| path.strip_prefix(href).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         let nav = PAGES.map(|(href, label)| NavLink { href, label, current: is_current(href) });
         let [style, script, icon] = assets::addresses();
         PageShell {
@@ -98,7 +99,7 @@ impl PageVisit {
 }
 
 /// A page with its headers.
-pub(crate) fn html(visitor: &Visitor, status: StatusCode, text: String) -> Response {
+pub(crate) fn html(visitor: &PageVisitor, status: StatusCode, text: String) -> Response {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -11,15 +11,15 @@ use volley_common::ipc::schema::parse_schema;
 use volley_common::{Error, Result, TableName};
 
 use super::charts::{ChartLine, ChartPicture};
-use super::cluster::FigureTile;
 use super::code_samples::{CodeSample, SampleAddresses, samples, sql_name};
-use super::figures::{self, count_of, items, number, plain, size_of, text, utc_of};
+use super::figures::{self, FigureTile, count_of, items, number, plain, size_of, text, utc_of};
 use super::page_error::PageError;
 use super::rows::{MAX_COLUMNS, PageRows, RowWindow, read};
 use super::shard_map::{ShardTable, by_node};
 use super::shell::PageShell;
-use super::visitor::{PageVisit, Visitor};
+use super::visitor::{PageVisit, PageVisitor};
 use crate::table_path::{path_of_table, table_of_path};
+use crate::transfer::waiting_tickets::WaitingTickets;
 
 /// The path before a table's name.
 const PREFIX: &str = "/ui/tables/";
@@ -72,7 +72,7 @@ struct VersionRow {
 }
 
 /// Shows the page.
-pub(crate) async fn page(visitor: Visitor, uri: Uri) -> Result<Response, PageError> {
+pub(crate) async fn page(visitor: PageVisitor, uri: Uri) -> Result<Response, PageError> {
     let table = table_of_path(uri.path().strip_prefix(PREFIX).unwrap_or_default())?;
     let visit = visitor.enter().await?;
     let (command, nothing) = (json!({ "table": table.to_string() }), json!({}));
@@ -91,7 +91,10 @@ pub(crate) async fn page(visitor: Visitor, uri: Uri) -> Result<Response, PageErr
         shell: visit.shell(text(&table.to_string().into())),
         name: text(&table.to_string().into()),
         tiles: tiles(&stats),
-        sql_href: format!("/ui/sql?{}", form_urlencoded::Serializer::new(String::new()).append_pair("sql", &sql).finish()),
+        sql_href: format!(
+            "/ui/sql?{}",
+            form_urlencoded::Serializer::new(String::new()).append_pair("sql", &sql).finish()
+        ),
         preview: preview.unwrap_or_else(|error| PageRows { note: no_rows(&error), ..PageRows::default() }),
         columns,
         options: options(&stats),
@@ -121,7 +124,7 @@ async fn preview(visit: &PageVisit, table: &TableName, schema: &[u8]) -> Result<
         command["columns"] = shown.collect::<Vec<_>>().into();
     }
     let plan = visit.calls.info(&command).await?;
-    let tickets = plan.endpoint.into_iter().filter_map(|endpoint| Some(endpoint.ticket?.ticket)).collect();
+    let tickets = WaitingTickets::new(&visit.calls, plan.endpoint);
     let window = RowWindow { skip: 0, rows: PREVIEW_ROWS };
     let mut page = read(&visit.visitor.caller, visit.calls.clone(), tickets, &plan.schema, window).await?;
     let hidden = fields.fields().len().saturating_sub(MAX_COLUMNS);
@@ -164,7 +167,8 @@ fn tiles(stats: &Value) -> Vec<FigureTile> {
 
 /// The table's options, as far as it has them.
 fn options(stats: &Value) -> Vec<LabelledFact> {
-    let time = |key: &str, unit: u64| number(&stats[key]).map(|value| span(value.saturating_mul(unit))).unwrap_or_default();
+    let time =
+        |key: &str, unit: u64| number(&stats[key]).map(|value| span(value.saturating_mul(unit))).unwrap_or_default();
     let facts = [
         ("Shard by", plain(&stats["shard_by"])),
         ("Shards", plain(&stats["shards"])),

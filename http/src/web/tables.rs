@@ -11,7 +11,7 @@ use volley_common::{Code, Result, TableName};
 use super::figures::{count_of, items, plural, size_of, text, utc_of};
 use super::page_error::PageError;
 use super::shell::PageShell;
-use super::visitor::{PageVisit, Visitor};
+use super::visitor::{PageVisit, PageVisitor};
 use crate::query::QueryParameters;
 use crate::table_path::path_of_table;
 
@@ -44,7 +44,7 @@ struct TableRow {
 }
 
 /// Shows the page.
-pub(crate) async fn page(visitor: Visitor, uri: Uri) -> Result<Response, PageError> {
+pub(crate) async fn page(visitor: PageVisitor, uri: Uri) -> Result<Response, PageError> {
     let mut parameters = QueryParameters::parse(uri.query())?;
     let query = parameters.take("q")?.unwrap_or_default();
     let number = parameters.take_number("page")?.unwrap_or(1).max(1);

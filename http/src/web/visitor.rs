@@ -26,7 +26,7 @@ const MAX_COOKIE: usize = 3800;
 
 /// Who sends a request to a page.
 #[derive(Clone)]
-pub(crate) struct Visitor {
+pub(crate) struct PageVisitor {
     /// Its Flight calls, with the session's token.
     pub caller: HttpCaller,
     /// The host and port by which it reaches this member.
@@ -46,14 +46,14 @@ pub(crate) struct Visitor {
 /// A visitor whom Flight has identified.
 pub(crate) struct PageVisit {
     /// Who it is.
-    pub visitor: Visitor,
+    pub visitor: PageVisitor,
     /// Its Flight calls.
     pub calls: FlightCalls,
     /// The reply to `whoami`.
     pub who: Value,
 }
 
-impl Visitor {
+impl PageVisitor {
     /// Connects, and asks who the visitor is.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ impl Visitor {
     }
 }
 
-impl FromRequestParts<HttpState> for Visitor {
+impl FromRequestParts<HttpState> for PageVisitor {
     type Rejection = Infallible;
 
     async fn from_request_parts(head: &mut Parts, state: &HttpState) -> Result<Self, Infallible> {
@@ -131,7 +131,7 @@ impl FromRequestParts<HttpState> for Visitor {
         let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let authority = head.uri.authority().map(|authority| authority.to_string());
         let is_behind_tls = header("x-forwarded-proto").eq_ignore_ascii_case("https");
-        Ok(Visitor {
+        Ok(PageVisitor {
             is_encrypted: caller.is_encrypted() || is_behind_tls,
             caller,
             host: match header(HOST.as_str()) {
@@ -163,14 +163,14 @@ mod tests {
 
     use super::*;
 
-    async fn visitor(headers: &[(&str, &str)]) -> Visitor {
+    async fn visitor(headers: &[(&str, &str)]) -> PageVisitor {
         let mut request = Request::builder().uri("/ui/tables?q=a");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let (mut head, ()) = request.body(()).unwrap().into_parts();
         let state = HttpState::new(&ServerConfig::new("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "data"));
-        Visitor::from_request_parts(&mut head, &state).await.unwrap()
+        PageVisitor::from_request_parts(&mut head, &state).await.unwrap()
     }
 
     #[tokio::test]
