@@ -6,7 +6,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `router` | all routes, and what each request passes |
-//! | [`state`] | what all pages share; `budget` is its memory and disk |
+//! | [`state`] | what all pages share; `budget` is its memory and disk, `progress` what pages saw of repairs |
 //! | [`caller`] | who calls |
 //! | [`flight_calls`] | the Flight calls of one request |
 //! | [`problem`] | errors as problem documents (RFC 9457) |
@@ -26,6 +26,7 @@ mod layers;
 mod negotiation;
 mod origin;
 pub mod problem;
+mod progress;
 mod query;
 mod router;
 mod row_range;

@@ -8,7 +8,7 @@ use volley_common::server::{HttpConfig, ServerConfig};
 use volley_common::{Error, Result};
 
 use crate::budget::{BudgetKind, HttpBudget};
-use crate::web::ProgressWatch;
+use crate::progress::ProgressWatch;
 
 /// The state of the pages of one server. Cheap to clone.
 #[derive(Clone)]

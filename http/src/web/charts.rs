@@ -3,12 +3,12 @@
 use super::figures::{UNKNOWN, scaled, utc};
 
 /// The plot's edges in the picture, which is 600 by 140.
-const LEFT: f64 = 56.0;
+const LEFT: f64 = 76.0;
 const RIGHT: f64 = 596.0;
 const TOP: f64 = 8.0;
 const BOTTOM: f64 = 116.0;
 /// The most points of a line.
-const MAX_POINTS: usize = 540;
+const MAX_POINTS: usize = 520;
 /// The looks of the lines, in their order.
 const LOOKS: [&str; 3] = ["first", "second", "third"];
 
@@ -139,7 +139,7 @@ mod tests {
     fn line_goes_from_edge_to_edge() {
         let points = vec![(1000, 0.0), (2000, 150.0), (3000, 100.0)];
         let chart = ChartPicture::new("Sent", (1000, 3000), &["B/s", "kB/s"], vec![ChartLine::new("sent", points)]);
-        assert_eq!(chart.series[0].points, "56.0,116.0 326.0,35.0 596.0,62.0");
+        assert_eq!(chart.series[0].points, "76.0,116.0 336.0,35.0 596.0,62.0");
         assert_eq!(
             chart.grid.iter().map(|line| line.label.as_str()).collect::<Vec<_>>(),
             ["0 B/s", "100 B/s", "200 B/s"]

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use volley_common::clock::span;
 use volley_common::{Code, TableName};
 
+use super::error_pages::MessagePage;
 use super::figures::{FigureTile, UNKNOWN, count_of, items, number, plural, size, size_of, text};
 use super::health_reasons::{HealthReason, reasons, sentence};
-use super::page_error::{MessagePage, PageError};
+use super::page_error::PageError;
 use super::shard_map::{ShardCell, strip};
 use super::shell::PageShell;
 use super::visitor::{PageVisit, PageVisitor};

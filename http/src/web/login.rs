@@ -10,10 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 use volley_common::server::http::identity::http_status;
 use volley_common::{Code, Error, Result};
 
+use super::form as forms;
 use super::page_error::PageError;
 use super::shell::{self, PageShell};
-use super::visitor::PageVisitor;
-use super::{START, form as forms};
+use super::visitor::{PageVisitor, START};
 use crate::query::QueryParameters;
 
 #[derive(Template)]

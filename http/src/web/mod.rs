@@ -1,5 +1,5 @@
 //! The web page: `/ui`. Pages are rendered here, from the replies of Flight calls as their visitor; scripts only add what follows the
-//! cluster live ([ADR 20](../../../docs/adr/0020-web-page.md)).
+//! cluster live (docs/adr/0023-web-page.md).
 //!
 //! | module | what it has |
 //! |---|---|
@@ -7,13 +7,12 @@
 //! | [`visitor`] | who visits: the session's cookie, the secret of forms |
 //! | [`form`] | the fields of a form that is sent, which has the secret of its page |
 //! | [`shell`] | what surrounds each page, and its headers |
-//! | [`page_error`] | errors as pages |
+//! | [`page_error`], [`error_pages`] | errors, and their pages |
 //! | [`login`] | logging in and out |
 //! | [`cluster`], [`tables`], [`table`], [`activity`], [`sql`], [`who`] | the pages |
 //! | [`live`] | fragments of pages by server-sent events |
 //! | [`charts`], [`query_plan`], [`shard_map`] | pictures |
 //! | [`health_reasons`] | why a cluster is not green, and what to do |
-//! | [`progress`] | how long repair takes |
 //! | [`rows`] | rows as cells of text |
 //! | [`code_samples`] | programs that read a table |
 //! | [`figures`] | numbers and times for people |
@@ -23,13 +22,13 @@ mod assets;
 mod charts;
 mod cluster;
 mod code_samples;
+mod error_pages;
 mod figures;
 mod form;
 mod health_reasons;
 mod live;
 mod login;
 mod page_error;
-mod progress;
 mod query_plan;
 mod rows;
 mod shard_map;
@@ -47,11 +46,8 @@ use axum::middleware::from_fn_with_state;
 use axum::response::Redirect;
 use axum::routing::{get, post};
 
-pub(crate) use self::progress::ProgressWatch;
+use self::visitor::START;
 use crate::state::HttpState;
-
-/// Where visitors begin.
-const START: &str = "/ui/cluster";
 
 /// The routes of all pages.
 pub(crate) fn routes(state: &HttpState) -> Router<HttpState> {
@@ -72,6 +68,6 @@ pub(crate) fn routes(state: &HttpState) -> Router<HttpState> {
         .route("/ui/who/revoke", post(who::revoke))
         .route("/ui/live/cluster", get(live::cluster))
         .route("/ui/live/activity", get(live::activity))
-        .route("/ui/{*path}", get(page_error::no_such_page))
-        .layer(from_fn_with_state(state.clone(), page_error::present))
+        .route("/ui/{*path}", get(error_pages::no_such_page))
+        .layer(from_fn_with_state(state.clone(), error_pages::present))
 }

@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 use volley_common::server::ServerConfig;
 
-use super::page_error::MessagePage;
+use super::error_pages::MessagePage;
 use super::shell::PageShell;
 use super::visitor::PageVisitor;
 use crate::router;

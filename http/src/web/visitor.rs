@@ -17,6 +17,8 @@ use crate::caller::HttpCaller;
 use crate::flight_calls::FlightCalls;
 use crate::state::HttpState;
 
+/// Where visitors begin.
+pub(crate) const START: &str = "/ui/cluster";
 /// The cookie with the session token.
 const SESSION: &str = "volley_session";
 /// The cookie of a browser without a session: a random text, of which its forms are made.
