@@ -40,7 +40,8 @@ pub(crate) async fn check(State(state): State<HttpState>, request: Request, next
     let permitted = origin.clone().filter(|origin| is_allowed(allowed, origin));
     let is_preflight =
         request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    let mut response = match refusal(&request, origin.as_ref(), permitted.is_some(), allowed) {
+    let refused = refusal(&request, origin.as_ref(), permitted.is_some(), allowed);
+    let mut response = match refused {
         _ if is_preflight => preflight(permitted.is_some()),
         Some(problem) => problem.into_response(),
         None => next.run(request).await,

@@ -64,7 +64,7 @@ pub(crate) async fn rows_response(
 }
 
 /// The bytes of an Arrow stream: messages as they come.
-fn arrow_chunks(source: FlightRows, schema: &[u8]) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
+fn arrow_chunks(source: FlightRows, schema: &[u8]) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
     let chunks = VecDeque::from([message_prefix(schema)]);
     stream::try_unfold((Some(source), chunks), |(mut source, mut chunks)| async move {
         loop {
