@@ -18,7 +18,7 @@ pub fn router(state: HttpState) -> Router {
     Router::new()
         .merge(routes())
         .method_not_allowed_fallback(async |uri: Uri| no_such_method(&uri))
-        .merge(web::routes(&state))
+        .merge(if state.settings().no_web_page { Router::new() } else { web::routes(&state) })
         .route("/api/{*path}", any(async || no_such_path()))
         .layer(from_fn_with_state(state.clone(), origin::check))
         .layer(from_fn(layers::complete))

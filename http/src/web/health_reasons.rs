@@ -171,7 +171,7 @@ mod tests {
     fn healthy_cluster_has_no_reasons() {
         let status = json!({ "health": "green", "stale": null, "copies": { "below_replicas": 0 },
             "coordinators": [{ "id": 1, "state": "ok" }], "nodes": [{ "id": "n1", "state": "alive", "condition": "ok" }] });
-        assert_eq!(reasons(&status), []);
+        assert!(reasons(&status).is_empty());
         assert!(sentence(&status).starts_with("Every part has all its copies"));
     }
 

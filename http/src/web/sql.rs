@@ -150,7 +150,7 @@ async fn fill(page: &mut SqlPage, visit: &PageVisit, form: &SqlForm) -> Result<(
     let statement = only_statement(&form.sql)?;
     let started = Instant::now();
     if let Some(keyword) = update_keyword(&statement) {
-        return change(page, visit, form, (&keyword, &statement), started).await;
+        return change(page, visit, form, (keyword.as_str(), statement.as_str()), started).await;
     }
     let is_explained = first_word(&statement) == "EXPLAIN";
     if form.explain || is_explained {

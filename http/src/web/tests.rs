@@ -102,6 +102,15 @@ async fn start_leads_to_the_cluster_and_unknown_pages_are_not_found() {
 }
 
 #[tokio::test]
+async fn page_that_is_switched_off_is_not_there() {
+    let mut server = ServerConfig::new("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "data");
+    server.http.no_web_page = true;
+    let request = Request::builder().uri("/ui/cluster").header("host", "localhost").body(Body::empty()).unwrap();
+    let response = router(HttpState::new(&server)).oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn hostile_text_is_escaped() {
     let mut head = Request::builder().uri("/ui/x").body(()).unwrap().into_parts().0;
     let visitor = PageVisitor::from_request_parts(&mut head, &state()).await.unwrap();
