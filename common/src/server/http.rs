@@ -23,7 +23,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::ServiceExt;
@@ -82,7 +82,8 @@ pub async fn serve(
 
 /// Samples metrics for ever. The gauges that are read at a scrape are read here, too.
 async fn keep_history(status: impl HttpStatus) {
-    let mut ticks = tokio::time::interval(history::INTERVAL);
+    // Not at once: a server that starts has nothing to show, and other work.
+    let mut ticks = interval_at(Instant::now() + history::INTERVAL, history::INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

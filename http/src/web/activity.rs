@@ -136,7 +136,7 @@ fn note(samples: &[Arc<MetricsSample>]) -> String {
             "Samples of {}, every 15 seconds. Prometheus has more, of all members.",
             span(last.at_ms.saturating_sub(first.at_ms))
         ),
-        _ => "This member has just started: the first rates come after 15 seconds.".into(),
+        _ => "This member has just started: the first rates come after half a minute.".into(),
     }
 }
 

@@ -8,7 +8,6 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use url::form_urlencoded;
 use volley_common::error::code_name;
-use volley_common::server::http::identity::http_status;
 use volley_common::{Code, Error};
 
 use super::page_error::PageError;
@@ -50,7 +49,7 @@ pub(crate) async fn present(State(state): State<HttpState>, request: Request, ne
     tracing::debug!(path = visitor.path, code = ?error.code, request_id, %error, "a page failed");
     match error.code {
         Code::Unauthenticated if is_get => to_login(&visitor),
-        _ => error_page(&visitor, error, &request_id),
+        _ => error_page(&visitor, &failure, &request_id),
     }
 }
 
@@ -70,7 +69,8 @@ fn to_login(visitor: &PageVisitor) -> Response {
     response
 }
 
-fn error_page(visitor: &PageVisitor, error: &Error, request_id: &str) -> Response {
+fn error_page(visitor: &PageVisitor, failure: &PageError, request_id: &str) -> Response {
+    let error = failure.error();
     let (title, remedy) = explained(error.code);
     let page = MessagePage {
         shell: PageShell::new(visitor, None, title),
@@ -80,7 +80,7 @@ fn error_page(visitor: &PageVisitor, error: &Error, request_id: &str) -> Respons
         details: format!("{} · request {request_id}", code_name(error.code)),
     };
     let mut response = match page.render() {
-        Ok(text) => shell::html(visitor, http_status(error.code), text),
+        Ok(text) => shell::html(visitor, failure.status(), text),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     };
     if let Some(ms) = error.retry_after_ms {

@@ -68,7 +68,7 @@ async fn change_without_the_secret_of_a_page_is_refused() {
             assert_eq!(response.status(), StatusCode::FORBIDDEN, "{path} {body}");
         }
         let response = answer("POST", path, &[("content-type", "text/plain"), browser], "").await;
-        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{path}");
+        assert_eq!(response.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "{path}");
     }
 }
 
