@@ -12,7 +12,7 @@ use volley_common::{Code, Error};
 
 use super::page_error::PageError;
 use super::shell::{self, PageShell};
-use super::visitor::PageVisitor;
+use super::visitor::{LOGIN, PageVisitor};
 use crate::layers::HttpRequestId;
 use crate::state::HttpState;
 
@@ -58,7 +58,7 @@ fn to_login(visitor: &PageVisitor) -> Response {
     let next = form_urlencoded::Serializer::new(String::new()).append_pair("next", &visitor.path).finish();
     let mut response = StatusCode::SEE_OTHER.into_response();
     let headers = response.headers_mut();
-    if let Ok(location) = HeaderValue::from_str(&format!("/ui/login?{next}")) {
+    if let Ok(location) = HeaderValue::from_str(&format!("{LOGIN}?{next}")) {
         headers.insert(LOCATION, location);
     }
     if visitor.has_session

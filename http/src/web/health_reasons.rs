@@ -80,7 +80,7 @@ fn unreadable(part: &Value) -> HealthReason {
     let (said, remedy) = match holders.is_empty() {
         true => (
             "no node has a copy any more".to_string(),
-            "restore it: see \"Lost parts\" in docs/operations.md".to_string(),
+            "restore it: see \"Loss of a node\" in docs/operations.md".to_string(),
         ),
         false => {
             (format!("only nodes that do not answer have copies: {holders}"), "start one of these nodes".to_string())

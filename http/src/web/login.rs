@@ -13,7 +13,7 @@ use volley_common::{Code, Error, Result};
 use super::form as forms;
 use super::page_error::PageError;
 use super::shell::{self, PageShell};
-use super::visitor::{PageVisitor, START};
+use super::visitor::{LOGIN, PageVisitor, START};
 use crate::query::QueryParameters;
 
 #[derive(Template)]
@@ -75,7 +75,7 @@ async fn session(visitor: &PageVisitor, user: &str, password: &str) -> Result<St
 /// Ends the session of this browser.
 pub(crate) async fn log_out(visitor: PageVisitor, headers: HeaderMap, body: Body) -> Result<Response, PageError> {
     forms::read(&visitor, &headers, body).await?;
-    redirect("/ui/login", visitor.end_session())
+    redirect(LOGIN, visitor.end_session())
 }
 
 /// Where a visitor goes after the login: a page of this member, whatever a link says.

@@ -46,7 +46,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::Redirect;
 use axum::routing::{get, post};
 
-use self::visitor::START;
+use self::visitor::{LOGIN, START};
 use crate::state::HttpState;
 
 /// The routes of all pages.
@@ -56,7 +56,7 @@ pub(crate) fn routes(state: &HttpState) -> Router<HttpState> {
         .route("/ui", get(async || Redirect::to(START)))
         .route("/ui/", get(async || Redirect::to(START)))
         .route("/ui/assets/{name}", get(assets::get))
-        .route("/ui/login", get(login::form).post(login::log_in))
+        .route(LOGIN, get(login::form).post(login::log_in))
         .route("/ui/logout", post(login::log_out))
         .route(START, get(cluster::page))
         .route("/ui/tables", get(tables::page))

@@ -65,7 +65,7 @@ impl PageShell {
             title: title.into(),
             nav: nav.into(),
             open: who.is_some_and(|who| who["open"] == true),
-            logged_in: visitor.has_session,
+            logged_in: who.is_some() && visitor.has_session,
             user: who.map(|who| figures::text(&who["principal"])).unwrap_or_default(),
             csrf: visitor.csrf(),
             live: "",

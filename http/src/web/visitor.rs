@@ -19,6 +19,8 @@ use crate::state::HttpState;
 
 /// Where visitors begin.
 pub(crate) const START: &str = "/ui/cluster";
+/// The page where visitors log in.
+pub(crate) const LOGIN: &str = "/ui/login";
 /// The cookie with the session token.
 const SESSION: &str = "volley_session";
 /// The cookie of a browser without a session: a random text, of which its forms are made.
@@ -128,7 +130,10 @@ impl FromRequestParts<HttpState> for PageVisitor {
             None => caller,
         };
         let has_session = session.is_some();
-        let known = session.or_else(|| cookie_of(&head.headers, BROWSER));
+        // A visitor who comes by a link of another site is shown the form of the login, because its browser does not send the session:
+        // what it sends with the form it does.
+        let of_session = session.filter(|_| head.uri.path() != LOGIN);
+        let known = of_session.or_else(|| cookie_of(&head.headers, BROWSER));
         let is_new = known.is_none();
         let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let authority = head.uri.authority().map(|authority| authority.to_string());
@@ -185,6 +190,17 @@ mod tests {
             assert!(one.check_csrf(wrong).unwrap_err().message.contains("reload the page"));
         }
         assert!(!session.csrf().contains("token") && session.has_session);
+    }
+
+    #[tokio::test]
+    async fn form_of_the_login_is_of_the_browser_whatever_its_session() {
+        let with_cookies = async |cookie: &str| {
+            let (mut head, ()) = Request::builder().uri(LOGIN).header("cookie", cookie).body(()).unwrap().into_parts();
+            let state = HttpState::new(&ServerConfig::new("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "data"));
+            PageVisitor::from_request_parts(&mut head, &state).await.unwrap()
+        };
+        let shown = with_cookies("volley_browser=0123").await;
+        with_cookies("volley_session=token; volley_browser=0123").await.check_csrf(Some(&shown.csrf())).unwrap();
     }
 
     #[tokio::test]
