@@ -32,7 +32,11 @@
       show();
       say("live");
     });
-    events.addEventListener("tick", show);
+    events.addEventListener("tick", () => {
+      show();
+      say("live");
+    });
+    events.addEventListener("trouble", (event) => say(`as it was before: ${event.data}`));
     events.addEventListener("end", (event) => {
       events.close();
       say(`no longer live: ${event.data}`);

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::stream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
-use volley_common::{Error, Result};
+use volley_common::{Code, Error, Result};
 
 use super::page_error::PageError;
 use super::visitor::PageVisitor;
@@ -107,7 +107,13 @@ impl LiveStream {
                 self.shown = fragment;
                 Some((event, Some(self)))
             }
-            Err(error) => Some((event("end", &error.error().message), None)),
+            Err(error) => {
+                let error = error.error();
+                // A cluster in trouble is what one wants to follow: only a visitor who may not see it any more is sent away.
+                let is_over = matches!(error.code, Code::Unauthenticated | Code::PermissionDenied);
+                let name = if is_over { "end" } else { "trouble" };
+                Some((event(name, &error.message), (!is_over).then_some(self)))
+            }
         }
     }
 }
