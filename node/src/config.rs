@@ -15,6 +15,7 @@ use volley_common::listen;
 use volley_common::local_read::socket_hints::MAX_PATH;
 use volley_common::options::MAX_TTL_S;
 use volley_common::server::ServerConfig;
+use volley_common::tls::ClientAuth;
 use volley_common::{Error, Result};
 
 use crate::get_resources::{GET_MEMORY, MIN_GET_MEMORY};
@@ -185,13 +186,18 @@ impl NodeConfig {
     fn check_local_socket(&self) -> Result<()> {
         let Some(path) = &self.local_socket else { return Ok(()) };
         let is_sound = |path: &str| path.len() <= MAX_PATH && !path.contains(char::is_control);
-        if path.is_absolute() && path.to_str().is_some_and(is_sound) {
-            return Ok(());
+        if !path.is_absolute() || !path.to_str().is_some_and(is_sound) {
+            return Err(Error::invalid(format!(
+                "--local-socket {} must be an absolute path of at most {MAX_PATH} bytes of UTF-8, by which clients open it too",
+                path.display()
+            )));
         }
-        Err(Error::invalid(format!(
-            "--local-socket {} must be an absolute path of at most {MAX_PATH} bytes of UTF-8, by which clients open it too",
-            path.display()
-        )))
+        match self.server.tls.tls_client_auth {
+            ClientAuth::Optional => Ok(()),
+            ClientAuth::Required => Err(Error::invalid(
+                "--tls-client-auth is required, but clients of --local-socket have no certificate: leave out one of them",
+            )),
+        }
     }
 
     fn check_sizes(&self) -> Result<()> {

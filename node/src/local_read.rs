@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use std::time::Duration;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderValue, Method};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -41,6 +44,8 @@ use crate::storage::Part;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection without a request for this long is closed: a client needs one for a read, and makes another.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Reads that are remembered, so that those of several requests have one line in the audit log.
+const MAX_RECORDED: usize = 4096;
 /// What a client on this machine has as its address.
 const LOCAL_PEER: PeerAddress =
     PeerAddress(std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0));
@@ -55,6 +60,15 @@ struct LocalReadContext {
     calls: Arc<CallLimit>,
     /// The id of the socket, by which clients know this process.
     socket_id: u64,
+    recorded: RecordedReads,
+}
+
+/// The last reads that the audit log has.
+#[derive(Default)]
+struct RecordedReads {
+    hashes: RandomState,
+    /// The oldest one first.
+    reads: Mutex<VecDeque<u64>>,
 }
 
 /// Why a client is to read by the wire.
@@ -88,7 +102,24 @@ impl LocalReadService {
             get: context.get.clone(),
             calls: context.calls.clone(),
             socket_id,
+            recorded: RecordedReads::default(),
         }))
+    }
+}
+
+impl RecordedReads {
+    /// Whether a request for a read is to be recorded: it `begins` the read, or the client left out the request that would have.
+    fn add(&self, read: impl Hash, begins: bool) -> bool {
+        let hash = self.hashes.hash_one(read);
+        let mut reads = self.reads.lock();
+        if reads.contains(&hash) {
+            return begins;
+        }
+        if reads.len() >= MAX_RECORDED {
+            reads.pop_front();
+        }
+        reads.push_back(hash);
+        true
     }
 }
 
@@ -131,8 +162,12 @@ impl LocalReadContext {
         let admit = |ticket: &Ticket| self.get.memory.admit(&key, ticket.encoded_len(), 0).map_err(refused("busy"));
         let (ticket, _memory) = ticket.and_then(|ticket| admit(&ticket).map(|memory| (ticket, memory)))?;
         let answer = self.hand_out(&ticket, request.first_part as usize).await?;
-        if request.first_part == 0 {
+        let begins = request.first_part == 0;
+        if begins {
             metrics::counter!("volley_local_reads_total").increment(1);
+        }
+        let principal = access.principal().map(|principal| principal.name.as_str());
+        if self.recorded.add((principal, &request.ticket), begins) {
             // What is refused here is recorded when the client reads by the wire.
             self.get.audit.record(AuditEvent {
                 access: &access,

@@ -50,6 +50,12 @@ REFUSED = {
     "a secretName and an issuer": [*SECRETS, "tls.clients.secretName=s", "tls.clients.certManager.issuerRef.name=i"],
     "mode is accept": [*SECRETS, "tls.members.mode=accept", "tls.clients.secretName=s"],
     "the ports of clients have no TLS": [*SECRETS, "tls.clients.clientCA.mode=required"],
+    "have no certificate": [
+        *SECRETS,
+        "tls.clients.secretName=s",
+        "tls.clients.clientCA.mode=required",
+        "nodes.localReads.enabled=true",
+    ],
     "TLS on every port": ["insecure=false"],
     "mode=require": [*SECRETS, "tls.clients.secretName=s", "tls.members.mode=prefer", "insecure=false"],
     "give TLS to http": [*SECRETS, "tls.clients.secretName=s", "tls.clients.listeners={internal,tunnel}", "insecure=false"],

@@ -1,10 +1,12 @@
 //! The Unix-domain socket of a node, as a file.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::{Error, Result};
@@ -17,8 +19,8 @@ const MODE: u32 = 0o666;
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// The device and the number of the file.
-    identity: (u64, u64),
+    /// The file itself. While it is open, no other file gets its number.
+    file: File,
 }
 
 /// Listens on a new socket at `path`. A file that a process left which has ended is replaced.
@@ -27,7 +29,7 @@ pub struct SocketFile {
 /// FAILED_PRECONDITION: another file is there. UNAVAILABLE: another process listens there, or the socket cannot be made.
 pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
     let shown = path.display();
-    let failed = |what: &str, e: &std::io::Error| Error::unavailable(format!("--local-socket {shown}: {what}: {e}"));
+    let failed = |what: &str, e: &io::Error| Error::unavailable(format!("--local-socket {shown}: {what}: {e}"));
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(Error::precondition(format!(
@@ -39,9 +41,19 @@ pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile)> {
         Err(e) => return Err(failed("the path cannot be used", &e)),
     }
     let listener = UnixListener::bind(path).map_err(|e| failed("cannot listen there", &e))?;
-    let made = fs::set_permissions(path, fs::Permissions::from_mode(MODE)).and_then(|()| fs::symlink_metadata(path));
-    let made = made.map_err(|e| failed("its permissions cannot be set", &e))?;
-    Ok((listener, SocketFile { path: path.to_path_buf(), identity: (made.dev(), made.ino()) }))
+    let file = open_for_all(path).map_err(|e| failed("its permissions cannot be set", &e))?;
+    Ok((listener, SocketFile { path: path.to_path_buf(), file }))
+}
+
+/// Lets everybody connect to the socket that was just made. Not by its path: by now a link to any file of this user may be there.
+fn open_for_all(path: &Path) -> io::Result<File> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.file_type().is_socket() {
+        return Err(io::Error::new(ErrorKind::InvalidData, "another file is there now"));
+    }
+    fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), fs::Permissions::from_mode(MODE))?;
+    Ok(file)
 }
 
 /// Removes a socket that nobody listens on.
@@ -65,10 +77,19 @@ async fn remove_stale(path: &Path) -> Result<()> {
     }
 }
 
+impl SocketFile {
+    /// Whether the path still leads to it.
+    fn is_there(&self) -> io::Result<bool> {
+        let (made, now) = (self.file.metadata()?, fs::symlink_metadata(&self.path)?);
+        Ok((made.dev(), made.ino()) == (now.dev(), now.ino()))
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let is_own = fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity);
-        if is_own && let Err(error) = fs::remove_file(&self.path) {
+        if self.is_there().unwrap_or(false)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
             tracing::debug!(path = %self.path.display(), %error, "the local socket cannot be removed");
         }
     }
@@ -95,6 +116,18 @@ mod tests {
         assert!(path.exists(), "it is another socket now");
         drop(second);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn link_in_place_of_the_socket_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("node.sock"), folder.path().join("secret"));
+        fs::write(&other, "text").unwrap();
+        fs::set_permissions(&other, fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        assert_eq!(open_for_all(&path).unwrap_err().kind(), ErrorKind::InvalidData);
+        assert_eq!(bind(&path).await.unwrap_err().code, Code::FailedPrecondition);
+        assert_eq!(fs::metadata(&other).unwrap().mode() & 0o777, 0o600);
     }
 
     #[tokio::test]

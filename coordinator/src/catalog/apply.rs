@@ -117,15 +117,6 @@ impl Catalog {
         Ok(reply::Reply::Write(write))
     }
 
-    /// The write that a command would begin now, if no write has its id.
-    ///
-    /// # Errors
-    /// Why the command would be refused.
-    pub fn preview_write(&self, op: &BeginWrite) -> Result<Write> {
-        self.check_begin_of_put(op)?;
-        self.new_write(op, self.clock_ms)
-    }
-
     fn new_write(&self, op: &BeginWrite, now: u64) -> Result<Write> {
         let mut write = Write {
             id: op.id.clone(),

@@ -12,7 +12,6 @@
 //! | [`copy_tracker`] | the copy orders in progress |
 //! | [`compaction_loop`] | compactions of small parts |
 //! | `identity_loop`, `bootstrap_admin` | signing keys, users and grants for the nodes; the first administrator |
-//! | [`pending_begins`] | writes whose begin is not committed yet |
 //! | [`node_reports`], [`clock_skew`] | heartbeats, copies and clocks of members, for status reports |
 //!
 //! Only the leader has sessions. When it loses the leadership it closes them, and nodes connect to the next leader. A new
@@ -27,7 +26,6 @@ pub mod inventory_digest;
 pub mod leader_loop;
 pub mod leadership;
 pub mod node_reports;
-pub mod pending_begins;
 mod process_guard;
 mod rebalance_loop;
 pub mod reports;

@@ -1,14 +1,12 @@
 //! What the leader knows about nodes besides the catalog: their heartbeats, and the copies that it ordered.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use parking_lot::Mutex;
 use volley_common::wire::cluster::Heartbeat;
 use volley_common::{NodeId, PartId};
 
 use super::clock_skew::ClockSkews;
-use super::pending_begins::PendingBegins;
 
 /// Written by the leader's tasks and read for status reports. On other coordinators the content is not valid.
 #[derive(Default)]
@@ -19,6 +17,4 @@ pub struct NodeReports {
     pub copying: Mutex<BTreeMap<PartId, NodeId>>,
     /// How far the clocks of other members are from this coordinator's.
     pub skews: ClockSkews,
-    /// Writes that are planned, and whose begin is not committed yet.
-    pub pending_begins: Arc<PendingBegins>,
 }

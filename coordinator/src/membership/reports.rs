@@ -125,12 +125,10 @@ impl NodeMembership {
     /// Reconciles parts that the node newly holds with the catalog.
     async fn record_held(&self, session: &mut SessionState, parts: &[HeldPart]) -> Result<()> {
         session.busy.extend(parts.iter().filter_map(|part| part.id.as_ref()).map(PartId::from));
-        let pending = self.node_reports.pending_begins.parts_of(parts);
-        let mut plan = {
+        let plan = {
             let catalog = self.raft.read().await?;
             reconcile_held(&catalog, session.node, parts, session.history, catalog.live_node_ids())
         };
-        plan.keep(&pending);
         self.apply_reconcile_plan(session.node, plan).await
     }
 
@@ -140,16 +138,12 @@ impl NodeMembership {
         let (before, mut busy) = (std::mem::take(&mut session.before), std::mem::take(&mut session.busy));
         busy.extend(self.state.lock().copies.pending_at(session.node));
         let (node, count, history) = (session.node, inventory.len(), session.history);
-        let pending = self.node_reports.pending_begins.parts_of(&inventory);
-        // After this every committed command is applied here: a write that is not open now, and was not pending before, will never be
-        // open again.
+        // After this every committed command is applied here: a write that is not open now will never be open again.
         drop(self.raft.read().await?);
         let plan = scan_catalog(&self.raft, move |catalog| {
             reconcile(catalog, node, &inventory, &before, &busy, history, catalog.live_node_ids())
         });
-        let mut plan = plan.await?;
-        plan.keep(&pending);
-        self.apply_reconcile_plan(node, plan).await?;
+        self.apply_reconcile_plan(node, plan.await?).await?;
         if history == CatalogHistory::Recovered {
             session.history = CatalogHistory::Complete;
             let cluster = self.raft.view().require_cluster()?.id.clone();

@@ -5,9 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::impls::ProgressResponder;
 use openraft::{LinearizerOption, ReadPolicy};
 use prost::Message;
 use tokio::time::{Instant, timeout_at};
@@ -31,9 +29,6 @@ const NOT_PROPOSED: &str = "not proposed: ";
 const ENVELOPE_BYTES: usize = 64 << 10;
 /// Pause before a retry, unless the leader changes.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-
-/// The outcome of a command that is in the leader's log, or follows what is in it.
-pub type EarlyProposal = BoxFuture<'static, Result<()>>;
 
 /// The outcome of one attempt with one leader.
 enum LeaderAttempt<T> {
@@ -68,31 +63,6 @@ impl RaftContext {
             Ok(Err(error)) => Err(Error { message: error.message.trim_start_matches(NOT_PROPOSED).into(), ..error }),
             Err(_) => Err(unknown_outcome("a majority did not answer in time")),
         }
-    }
-
-    /// See [`Handle::propose_early`](super::handle::Handle::propose_early).
-    pub async fn propose_early(&self, mut op: command::Op) -> Result<EarlyProposal> {
-        self.remove_unknown(&mut op).await;
-        self.check_known_features(&op)?;
-        let command = Command { now_ms: self.now_ms(), op: Some(op) };
-        if command.encoded_len() > MAX_PEER_MESSAGE - ENVELOPE_BYTES {
-            return Err(Error::exhausted("the change of the catalog is too large"));
-        }
-        let id = self.config.id;
-        let leader = self.raft.as_leader();
-        let leader = leader.map_err(|to| Error::unavailable(format!("coordinator {id} does not lead: {to}")))?;
-        let (responder, outcome) = ProgressResponder::complete_only();
-        // Only in this term: a later leader may have decided something that excludes the command before this one leads again.
-        let request = self.raft.write(LogCommand(command.into())).with_leader(leader.to_committed_leader_id());
-        let sent = request.responder(responder).await;
-        sent.map_err(|error| unknown_outcome(&format!("the leader stopped ({error})")))?;
-        Ok(Box::pin(async move {
-            match outcome.await {
-                Ok(Ok(written)) => catalog_reply(written.data.0).map(|_| ()),
-                Ok(Err(error)) => Err(unknown_outcome(&error.to_string())),
-                Err(_) => Err(unknown_outcome("the leader stopped")),
-            }
-        }))
     }
 
     /// See [`Handle::propose_local`](super::handle::Handle::propose_local).

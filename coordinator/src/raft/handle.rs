@@ -14,7 +14,6 @@ use volley_common::wire::raft::Identity;
 use volley_common::wire::raft::raft_server::RaftServer;
 use volley_common::{Error, Result};
 
-use super::client::EarlyProposal;
 use super::config::RaftConfig;
 use super::context::{RaftContext, TlsFailures};
 use super::environment::RaftEnvironment;
@@ -129,17 +128,6 @@ impl Handle {
     /// command. The catalog's refusal.
     pub async fn propose_if_leader(&self, op: command::Op) -> Result<reply::Reply> {
         self.0.propose_if_leader(op).await
-    }
-
-    /// Proposes a command if this coordinator leads, and returns before it is committed, with a future of its outcome. What is proposed
-    /// here after that comes after it in the log. If this coordinator loses the leadership before the command is in its log, the
-    /// command has no effect, also if it leads again.
-    ///
-    /// # Errors
-    /// UNAVAILABLE: it does not lead. FAILED_PRECONDITION: a coordinator's version does not know the command, or has not said so.
-    /// RESOURCE_EXHAUSTED: the command is too large.
-    pub async fn propose_early(&self, op: command::Op) -> Result<EarlyProposal> {
-        self.0.propose_early(op).await
     }
 
     /// Proposes a forwarded command if this coordinator leads, with the time of this coordinator's clock. The catalog's

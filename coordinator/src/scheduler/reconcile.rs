@@ -23,14 +23,6 @@ pub struct ReconcilePlan {
     pub changes: Vec<HolderChange>,
 }
 
-impl ReconcilePlan {
-    /// Removes the orders about these parts.
-    pub fn keep(&mut self, parts: &BTreeSet<PartId>) {
-        self.delete.retain(|id| !parts.contains(id));
-        self.quarantine.retain(|id| !parts.contains(id));
-    }
-}
-
 /// Takes the snapshot that [`reconcile`] needs, before the inventory of a node is requested.
 pub fn version_snapshot(catalog: &Catalog) -> VersionSnapshot {
     catalog.all_tables().map(|table| (table.id, table.version)).collect()

@@ -148,7 +148,7 @@ impl Services {
             login,
             tickets: TicketService::new(raft.clone(), &config),
             read: Arc::new(ReadService::new(raft.clone(), listeners.clone(), pool.clone(), &config)),
-            write: WriteService::new(raft.clone(), &config, node_reports.pending_begins.clone()),
+            write: WriteService::new(raft.clone(), &config),
             tables: TableService::new(raft.clone(), &config),
             restore: RestoreService::new(raft.clone(), &config),
             status: Arc::new(status.with_exposure(config.server.insecure, directory.clone())),

@@ -1,12 +1,8 @@
-//! Writes: begin, stage, renew, commit, abort; `transactions` has those that belong to a transaction, `write_begin` how a planned one is
-//! proposed.
+//! Writes: begin, stage, renew, commit, abort; `transactions` has those that belong to a transaction.
 
 #[cfg(test)]
 mod tests;
 mod transactions;
-mod write_begin;
-
-use std::sync::Arc;
 
 use bytes::Bytes;
 use volley_common::identity::Access;
@@ -15,8 +11,8 @@ use volley_common::options::{check_retention, check_ttl, check_write_id};
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply;
 use volley_common::wire::catalog::{
-    AbortWrite, BeginWrite, CommitWrite, Compression, DescriptorKind, Part, RenewWrite, Role, StageParts, Table, Write,
-    WriteMode, WriteOutcome, WriteState,
+    AbortWrite, BeginWrite, CommitWrite, Compression, DescriptorKind, Node, Part, RenewWrite, Role, StageParts, Table,
+    Write, WriteMode, WriteOutcome, WriteState,
 };
 use volley_common::wire::cluster::{BeginWriteRequest, CommitWriteRequest, StagePartsRequest, WritePlan};
 use volley_common::{Error, Result, TableName};
@@ -24,13 +20,11 @@ use volley_common::{Error, Result, TableName};
 use crate::catalog::replies::unexpected_reply;
 use crate::catalog::{Catalog, refuses_puts};
 use crate::config::CoordinatorConfig;
-use crate::membership::pending_begins::PendingBegins;
 use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::table_options::{NodeCounts, TableOptions, check_keys, check_stats_columns, placement};
-use crate::planner::write_targets::write_targets;
+use crate::planner::write_targets::{retarget, write_targets};
 use crate::raft::Handle;
 use crate::service::live_nodes::wait_for_live_nodes;
-use write_begin::preview;
 
 /// Writes.
 #[derive(Clone)]
@@ -41,14 +35,12 @@ pub struct WriteService {
     /// The default retention of a new table.
     retention_ms: u64,
     limits: CatalogLimits,
-    pending_begins: Arc<PendingBegins>,
 }
 
 impl WriteService {
-    /// Works on this catalog. `pending_begins`: where the writes are noted whose plan is sent before their begin is committed.
-    pub fn new(raft: Handle, config: &CoordinatorConfig, pending_begins: Arc<PendingBegins>) -> Self {
-        let (lease_ms, retention_ms, limits) = (config.lease_ms, config.retention_ms, config.limits);
-        WriteService { raft, lease_ms, retention_ms, limits, pending_begins }
+    /// Works on this catalog.
+    pub fn new(raft: Handle, config: &CoordinatorConfig) -> Self {
+        WriteService { raft, lease_ms: config.lease_ms, retention_ms: config.retention_ms, limits: config.limits }
     }
 
     /// Begins a write: plans where its parts go and records it in the catalog. A known write id resumes the write as it was
@@ -67,7 +59,7 @@ impl WriteService {
         }
         check_write_id(&request.write_id)?;
         wait_for_live_nodes(&self.raft).await;
-        let (command, nodes, preview) = {
+        let (command, nodes) = {
             let catalog = self.raft.read().await?;
             let is_put = request.writer != 0;
             let known = catalog.write(&request.write_id);
@@ -89,15 +81,19 @@ impl WriteService {
                 Some(spec) if open => write_targets(&catalog, spec)?,
                 _ => Vec::new(),
             };
-            let preview = preview(&catalog, &command, &request);
-            (command, nodes, preview)
+            (command, nodes)
         };
-        if let Some(write) = preview
-            && let Some(plan) = self.begin_early(&command, write, &nodes).await
-        {
-            return Ok(plan);
-        }
         self.propose_begin(command, nodes).await
+    }
+
+    async fn propose_begin(&self, command: BeginWrite, nodes: Vec<Node>) -> Result<WritePlan> {
+        match self.raft.propose(Op::BeginWrite(command)).await? {
+            Reply::Write(write) => {
+                let write = Some(retarget(write, &nodes));
+                Ok(WritePlan { write, nodes, lease_ms: self.lease_ms })
+            }
+            other => Err(unexpected_reply("begin_write", &other)),
+        }
     }
 
     fn plan_write(&self, catalog: &Catalog, name: &TableName, request: &BeginWriteRequest) -> Result<BeginWrite> {

@@ -106,6 +106,17 @@ async fn many_parts_come_in_several_replies() {
     assert_eq!(found, wanted);
 }
 
+#[test]
+fn read_is_recorded_from_whichever_part_it_begins() {
+    let recorded = RecordedReads::default();
+    let requests = [(1, false), (1, false), (1, true), (1, true), (2, true), (2, false), (1, false)];
+    let added = requests.map(|(read, begins)| recorded.add(read, begins));
+    assert_eq!(added, [true, false, true, true, true, false, false]);
+    (0..MAX_RECORDED).for_each(|read| assert!(recorded.add((Some("ann"), read), false)));
+    assert!(recorded.add(2, false), "it is forgotten, and recorded again");
+    assert_eq!(recorded.reads.lock().len(), MAX_RECORDED);
+}
+
 #[tokio::test]
 async fn tickets_whose_rows_are_selected_go_by_the_wire() {
     let node = TestNode::start().await;

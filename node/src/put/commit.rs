@@ -114,8 +114,7 @@ impl WriteExecution {
             None => {
                 let request = CommitWriteRequest { write: write_id.clone(), parts, attempt: *attempt };
                 let began = Instant::now();
-                let committed = context.coordinators.commit(request).await;
-                let committed = committed.map_err(|error| self.without_begin(error))?;
+                let committed = context.coordinators.commit(request).await?;
                 metrics::histogram!("volley_put_commit_duration_seconds").record(began.elapsed());
                 committed.to_json()
             }
@@ -123,18 +122,6 @@ impl WriteExecution {
         let outcome = Bytes::from(outcome.to_string());
         tokio::spawn(carry(self.finish(kept)));
         Ok(outcome)
-    }
-
-    /// The error of a commit whose write was planned before its begin was committed: the begin may have been lost with the leader, or
-    /// refused because of a change just before it. Another put finds out.
-    fn without_begin(&self, error: Error) -> Error {
-        let PlannedWrite { plan, write_id, .. } = &self.write;
-        match plan.early && error.code == Code::NotFound {
-            true => Error::unavailable(format!(
-                "write {write_id} was not begun, because the leading coordinator or the table changed at that moment: put again"
-            )),
-            false => error,
-        }
     }
 
     async fn stage(&self, stream: u64, parts: Vec<Part>) -> Result<Value> {

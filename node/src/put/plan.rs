@@ -176,7 +176,6 @@ fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<Begin
         // Not among the options, which clients have.
         query_result: false,
         temporary_ttl_ms: 0,
-        may_begin_early: true,
     })
 }
 

@@ -3,7 +3,7 @@
 
 use volley_common::Code;
 use volley_common::ipc::schema::schema_message;
-use volley_common::wire::catalog::{Node, RegisterNode, Replaced, Row, row};
+use volley_common::wire::catalog::{RegisterNode, Replaced, Row, row};
 
 use super::*;
 use crate::service::testing::ServicesFixture;
@@ -138,32 +138,5 @@ async fn temporary_rows_go_only_into_a_table_that_expires() {
     ] {
         let error = begin("sales/lasting", mode, "w2").await.unwrap_err();
         assert_eq!(error.code, code, "{error}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn plan_of_a_plain_put_does_not_wait_for_its_begin() {
-    let fixture = services().await;
-    let (ann, service) = (fixture.access("ann"), &fixture.services.write);
-    let early = |id: &str| {
-        let (mode, write_id) = (WriteMode::Create.into(), id.into());
-        BeginWriteRequest { mode, write_id, may_begin_early: true, ..of_put("sales/t") }
-    };
-    let plan = service.begin_write(&ann, early("w1")).await.unwrap();
-    let write = plan.write.unwrap();
-    assert!(plan.early && !write.placement.is_empty());
-    assert_eq!((write.state(), write.attempt), (WriteState::Open, 99));
-    // The commit follows the begin in the log.
-    let commit = CommitWriteRequest { write: "w1".into(), attempt: 99, ..CommitWriteRequest::default() };
-    assert_eq!(service.commit_write(commit).await.unwrap().version, 1);
-    let refused = service.begin_write(&ann, early("w2")).await.unwrap_err();
-    assert_eq!(refused.code, Code::AlreadyExists, "at once: {refused}");
-    let repeated = service.begin_write(&ann, early("w1")).await.unwrap();
-    assert!(!repeated.early && repeated.write.unwrap().state() == WriteState::Committed);
-    for request in [
-        BeginWriteRequest { write_id: "w3".into(), may_begin_early: false, ..of_put("sales/u") },
-        BeginWriteRequest { write_id: "w4".into(), may_begin_early: true, staged: true, ..request("sales/v", 1) },
-    ] {
-        assert!(!service.begin_write(&ann, request).await.unwrap().early);
     }
 }

@@ -58,8 +58,6 @@ pub struct FakeCoordinatorState {
     pub assertions: Vec<Option<Bytes>>,
     /// How clients name the calls of BeginWrite.
     pub request_ids: Vec<Option<String>>,
-    /// Whether plans are sent before their begin is committed, to nodes that know that.
-    pub begins_early: bool,
     /// The error after each commit, which takes effect nevertheless.
     pub lose_commit_reply: Option<Error>,
 }
@@ -127,7 +125,6 @@ impl Coordinator for FakeCoordinator {
         if let Some(error) = state.refuse_begin.clone() {
             return Err(error.into());
         }
-        let early = state.begins_early && request.may_begin_early;
         let ttl_ms = request.ttl_ms.unwrap_or(request.temporary_ttl_ms);
         let stats_columns = request.stats_columns.unwrap_or_default().names;
         let (ttl_ms, stats_columns) =
@@ -146,7 +143,7 @@ impl Coordinator for FakeCoordinator {
             ..Write::default()
         };
         let write = state.writes.entry(request.write_id).or_insert(new).clone();
-        Ok(Response::new(WritePlan { write: Some(write), nodes: state.nodes.clone(), lease_ms: 60_000, early }))
+        Ok(Response::new(WritePlan { write: Some(write), nodes: state.nodes.clone(), lease_ms: 60_000 }))
     }
 
     async fn stage_parts(&self, request: Request<StagePartsRequest>) -> Result<Response<StagePartsReply>, Status> {

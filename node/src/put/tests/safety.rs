@@ -71,18 +71,3 @@ async fn discard_of_a_part_does_not_refuse_the_leaders_copy() {
     cluster.nodes[1].context.store.remove(&[late.part.as_ref().unwrap().part_id()]).unwrap();
     assert_eq!(cluster.nodes[1].context.copier.copy(late).await.unwrap_err().code, Code::Cancelled);
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn put_whose_begin_was_lost_can_be_repeated() {
-    for (begins_early, code) in [(true, Code::Unavailable), (false, Code::NotFound)] {
-        let cluster = InProcessCluster::start(2, &[&[0, 1]], 2).await;
-        {
-            let mut state = cluster.coordinator.state.lock();
-            state.begins_early = begins_early;
-            state.refuse_commit = Some(Error::not_found("no such write"));
-        }
-        let error = cluster.put(stream::iter(messages("t", megabytes(1)).await)).await.unwrap_err();
-        assert_eq!(error.code, code, "{error}");
-        assert_eq!(error.message.contains("put again"), begins_early, "{error}");
-    }
-}
