@@ -241,7 +241,7 @@ mod tests {
     use arrow::datatypes::{DataType, Field};
 
     use super::*;
-    use crate::formats::Format;
+    use crate::Format;
 
     #[test]
     fn bad_rows_of_csv_leave_nothing_in_memory() {
