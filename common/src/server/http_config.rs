@@ -20,6 +20,8 @@ pub struct HttpConfig {
     pub http_spool_bytes: u64,
     /// The largest body of a request, bytes.
     pub max_http_body_bytes: u64,
+    /// Whether there is no Arrow over HTTP at `/api`.
+    pub no_http_api: bool,
 }
 
 impl Default for HttpConfig {
@@ -29,6 +31,7 @@ impl Default for HttpConfig {
             http_memory_bytes: 512 << 20,
             http_spool_bytes: 4 << 30,
             max_http_body_bytes: 1 << 30,
+            no_http_api: false,
         }
     }
 }
@@ -84,6 +87,9 @@ pub struct HttpArgs {
     /// The largest body of a request to the HTTP port, bytes.
     #[arg(long)]
     pub max_http_body_bytes: Option<u64>,
+    /// Serve no tables by HTTP, at /api of the HTTP port; health and metrics stay.
+    #[arg(long)]
+    pub no_http_api: bool,
 }
 
 #[cfg(test)]
