@@ -187,7 +187,7 @@ def test_missing_tables_paths_and_methods_are_problems(shared, stored):
     assert answer.headers["allow"] == "GET, HEAD, PUT, POST"
     call(shared, "GET", f"/api/v1/data/{stored}", accept="image/png").problem(406, "INVALID_ARGUMENT")
     call(shared, "GET", f"/api/v1/data/{stored}?format=xlsx").problem(406, "INVALID_ARGUMENT")
-    for query in ("limit=x", "limit=-1", "colums=id", "limit=1&limit=2", "columns=nope", "where=id+%3D"):
+    for query in ("limit=x", "limit=-1", "colums=id", "limit=1&limit=2", "columns=nope", "where=id+%3D", "null=NA", "format=parquet&null=NA"):
         call(shared, "GET", f"/api/v1/data/{stored}?{query}").problem(400, "INVALID_ARGUMENT")
 
 

@@ -17,6 +17,7 @@ use volley_formats::text::{self, TextOptions};
 use volley_formats::{InputFile, ReadProgress, file_error};
 
 use super::QUEUE_LEN;
+use super::http_words::in_http_words;
 use super::spool::{StoredBody, blocking_result};
 use super::upload::UploadBody;
 use crate::budget::RequestShare;
@@ -65,7 +66,7 @@ pub(crate) async fn put_stored(
     // It ends when the queue is dropped.
     tokio::task::spawn_blocking(move || {
         let sent = send_rows(&stored.input, schema, descriptor, &queue);
-        drop(queue.blocking_send(sent.map(|()| None)));
+        drop(queue.blocking_send(sent.map(|()| None).map_err(in_http_words)));
     });
     let messages = stream::unfold(Some(rows), |rows| async move {
         let mut rows = rows?;
