@@ -26,8 +26,7 @@ use crate::state::HttpState;
 /// Methods that scripts of other sites may use.
 const METHODS: &str = "GET, HEAD, POST, PUT, OPTIONS";
 /// Headers that they may send.
-const REQUEST_HEADERS: &str =
-    "accept, authorization, content-type, idempotency-key, if-match, if-none-match, if-range, range, x-request-id";
+const REQUEST_HEADERS: &str = "accept, authorization, content-type, idempotency-key, if-none-match, if-range, range, traceparent, tracestate, x-request-id";
 /// Headers of responses that they may read.
 const RESPONSE_HEADERS: &str = "accept-ranges, content-encoding, content-range, etag, link, location, retry-after, x-request-id, x-volley-rows, x-volley-version";
 /// How long a browser may remember the answer, seconds.
