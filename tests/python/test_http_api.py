@@ -232,6 +232,8 @@ def test_sql_reads_and_changes(shared, client, stored):
     body = json.dumps({"sql": f"INSERT INTO {source} VALUES (-1, 'a', 0.5)"}).encode()
     done = call(shared, "POST", "/api/v1/sql", body=body, content_type="application/json").json()
     assert (done["statement"], done["rows"]) == ("INSERT", 1)
+    refused = run(f"INSERT INTO {source} VALUES (-2, 'b', 0.5)", idempotency_key="i-1").problem(400, "INVALID_ARGUMENT")
+    assert "takes effect again" in refused
     assert get(client, stored).num_rows == ROWS + 1
     run("SELEC 1").problem(400, "INVALID_ARGUMENT")
     run("SELECT 1; SELECT 2").problem(400, "INVALID_ARGUMENT")

@@ -55,6 +55,9 @@ def test_modes_are_those_of_the_method(shared, client, name):
     call(shared, "PUT", path + "?mode=create", body=body, content_type=ARROW).problem(409, "ALREADY_EXISTS")
     for method, query in (("PUT", "mode=append"), ("POST", "mode=replace"), ("PUT", "limit=3"), ("PUT", "shards=0")):
         call(shared, method, f"{path}?{query}", body=body, content_type=ARROW).problem(400, "INVALID_ARGUMENT")
+    for header, value in (("content_range", "rows 0-9/1000"), ("if_match", '"v1-a"'), ("if_none_match", "*")):
+        detail = call(shared, "PUT", path, body=stream(TABLE.slice(0, 1)), content_type=ARROW, **{header: value}).problem(400, "INVALID_ARGUMENT")
+        assert header.replace("_", "-") in detail
     assert get(client, name) == TABLE
 
 

@@ -3,7 +3,7 @@
 use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightDescriptor;
 use axum::body::Body;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_RANGE, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use axum::response::Response;
 use bytes::Bytes;
@@ -27,7 +27,7 @@ use crate::transfer::spool::store;
 use crate::transfer::upload::UploadBody;
 
 /// The header that names a write: repeated with it, it takes effect once.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Its parameters: the options of a put that HTTP has.
 pub(crate) const PARAMETERS: [&str; 11] = [
     "mode",
@@ -74,6 +74,7 @@ async fn write(
     let mut options = parameters.take_options(&PARAMETERS)?;
     parameters.finish(&PARAMETERS)?;
     method.set_mode(&mut options)?;
+    check_conditions(headers)?;
     if let Some(key) = idempotency_key(headers)? {
         options.insert("write_id".into(), key.into());
     }
@@ -133,6 +134,18 @@ impl WriteMethod {
                 cut(&mode.to_string())
             ))),
         }
+    }
+}
+
+/// Refuses headers that would change what a put does, and are not served: rows that a client did not want to be replaced would be
+/// lost.
+fn check_conditions(headers: &HeaderMap) -> Result<()> {
+    let conditions = [CONTENT_RANGE, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE];
+    match conditions.iter().find(|name| headers.contains_key(*name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::invalid(format!(
+            "the header {name} is not supported in a put: leave it out; mode=create writes only if there is no table, and POST adds rows"
+        ))),
     }
 }
 
@@ -197,6 +210,16 @@ mod tests {
             assert!(key(bad).is_err(), "{bad}");
         }
         assert_eq!(idempotency_key(&HeaderMap::new()).unwrap(), None);
+    }
+
+    #[test]
+    fn conditions_that_would_be_ignored_are_refused() {
+        check_conditions(&HeaderMap::new()).unwrap();
+        for (name, value) in [("content-range", "rows 0-9/100"), ("if-match", "\"v1-a\""), ("if-none-match", "*")] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            assert!(check_conditions(&headers).unwrap_err().message.contains(name), "{name}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use volley_common::sql_script::{SqlScript, update_keyword};
 use volley_common::{Error, Result};
 
 use super::json_response;
+use super::put::IDEMPOTENCY_KEY;
 use crate::caller::HttpCaller;
 use crate::negotiation::Representation;
 use crate::problem::Problem;
@@ -51,6 +52,10 @@ pub(crate) async fn run(caller: HttpCaller, uri: Uri, headers: HeaderMap, body: 
     let body = UploadBody::new(body, &headers, MAX_STATEMENT)?.collect().await?;
     let statement = statement(body, is_json)?;
     match update_keyword(&statement) {
+        Some(_) if headers.contains_key(IDEMPOTENCY_KEY) => Err(Error::invalid(
+            "the header idempotency-key is for rows that are put, and a statement that is repeated takes effect again: leave it out",
+        )
+        .into()),
         Some(keyword) => change(&caller, &keyword, &statement).await,
         None => {
             let representation = Representation::of(&headers, format.as_deref())?;
