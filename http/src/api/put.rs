@@ -101,9 +101,9 @@ async fn put(
     if format == Format::Arrows {
         return put_arrow(&calls, descriptor, body, caller.take_memory(ARROW_MEMORY)?).await;
     }
-    let _share = caller.take_memory(STORED_MEMORY)?;
-    // Also before anything is stored: whether the caller is somebody.
+    // Also before anything is taken or stored: whether the caller is somebody.
     let known = schema_of_table(&calls, table).await?.filter(|_| appends);
+    let _share = caller.take_memory(STORED_MEMORY)?;
     let stored = store(caller, body, format).await?;
     let (stored, schema) = with_schema(stored, known).await?;
     put_stored(&calls, descriptor, stored, schema).await
