@@ -23,7 +23,7 @@ use crate::negotiation::Representation;
 use crate::problem::Problem;
 use crate::query::QueryParameters;
 use crate::transfer::flight_rows::FlightRows;
-use crate::transfer::response::{memory_of, rows_response};
+use crate::transfer::response::{OPENING_MEMORY, memory_of, rows_response};
 use crate::transfer::upload::UploadBody;
 use crate::transfer::waiting_tickets::WaitingTickets;
 
@@ -114,7 +114,7 @@ async fn query(
     null: Option<String>,
 ) -> Result<Response, Problem> {
     let base = memory_of(representation);
-    let share = caller.take_memory(base)?;
+    let share = caller.take_memory(OPENING_MEMORY)?;
     let ticket = Bytes::from(json!({ "sql": statement }).to_string());
     let source = FlightRows::new(caller.flight().await?, WaitingTickets::only(ticket), &[], share, base);
     let mut response = rows_response(source, representation, null).await?;

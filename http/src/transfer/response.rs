@@ -21,6 +21,9 @@ use crate::problem::Problem;
 /// Encoded bytes at which a row group of Parquet ends.
 const ROW_GROUP_BYTES: usize = 16 << 20;
 
+/// Memory of a read until its caller is known, bytes.
+pub(crate) const OPENING_MEMORY: u64 = 1 << 20;
+
 /// Memory that a response takes besides large messages, bytes.
 pub(crate) fn memory_of(representation: &Representation) -> u64 {
     match (representation.format, representation.coding) {
