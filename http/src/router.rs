@@ -110,6 +110,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn parquet_in_bodies_can_be_refused() {
+        let mut server = ServerConfig::new("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "data");
+        server.http.no_http_parquet = true;
+        for (media, expected) in [
+            ("application/vnd.apache.parquet", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            ("text/csv", StatusCode::SERVICE_UNAVAILABLE),
+        ] {
+            let request = Request::builder().method("PUT").uri("/api/v1/data/a").header("host", "localhost");
+            let request = request.header("content-type", media).body(Body::empty()).unwrap();
+            let response = router(HttpState::new(&server)).oneshot(request).await.unwrap();
+            assert_eq!(response.status(), expected, "{media}");
+        }
+    }
+
+    #[tokio::test]
     async fn response_has_an_id_and_headers_of_security() {
         let response = answer("GET", "/api/v1/tables", &[("x-request-id", "job-7")], &[]).await;
         let headers = response.headers().clone();

@@ -22,6 +22,8 @@ pub struct HttpConfig {
     pub max_http_body_bytes: u64,
     /// Whether there is no Arrow over HTTP at `/api`.
     pub no_http_api: bool,
+    /// Whether bodies in Parquet are refused.
+    pub no_http_parquet: bool,
 }
 
 impl Default for HttpConfig {
@@ -32,6 +34,7 @@ impl Default for HttpConfig {
             http_spool_bytes: 4 << 30,
             max_http_body_bytes: 1 << 30,
             no_http_api: false,
+            no_http_parquet: false,
         }
     }
 }
@@ -90,6 +93,9 @@ pub struct HttpArgs {
     /// Serve no tables by HTTP, at /api of the HTTP port; health and metrics stay.
     #[arg(long)]
     pub no_http_api: bool,
+    /// Refuse Parquet in bodies of requests to the HTTP port: a hostile file takes more memory than is counted.
+    #[arg(long)]
+    pub no_http_parquet: bool,
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightDescriptor;
 use axum::body::Body;
 use axum::http::header::{CONTENT_RANGE, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::Response;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -80,7 +80,12 @@ async fn write(
     }
     let content_type = headers.get(CONTENT_TYPE).and_then(|media| media.to_str().ok());
     let format = format_of_body(content_type)?;
-    let body = UploadBody::new(body, headers, caller.state().settings().max_http_body_bytes)?;
+    let settings = caller.state().settings();
+    if format == Format::Parquet && settings.no_http_parquet {
+        let text = "this member takes no Parquet (`no_http_parquet`): send an Arrow stream, CSV or JSON lines";
+        return Err(Problem::with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE, Error::invalid(text)));
+    }
+    let body = UploadBody::new(body, headers, settings.max_http_body_bytes)?;
     let appends = method.name == POST.name;
     let outcome = put(&caller, &table, options, format, appends, body).await?;
     written(&outcome)
