@@ -10,14 +10,16 @@ use crate::api::operations::methods_of;
 use crate::api::routes::routes;
 use crate::problem::Problem;
 use crate::state::HttpState;
-use crate::{layers, origin};
+use crate::{layers, origin, web};
 
 /// All pages, to be merged into the HTTP port of a server. Those of another part of this crate are merged here, before the layers:
 /// each is a `Router<HttpState>` without a fallback.
 pub fn router(state: HttpState) -> Router {
     let api = if state.settings().no_http_api { Router::new() } else { api() };
+    let page = if state.settings().no_web_page { Router::new() } else { web::routes(&state) };
     Router::new()
         .merge(api)
+        .merge(page)
         .layer(from_fn_with_state(state.clone(), origin::check))
         .layer(from_fn(layers::complete))
         .with_state(state)

@@ -64,8 +64,8 @@ impl ExposureKind {
         let is_open = |kind: &ExposureKind| match kind {
             ExposureKind::Insecure => config.insecure,
             ExposureKind::RemoteClients => {
-                let has_tables = !config.http.no_http_api && !is_loopback(&config.http_listen);
-                has_tables || remote().next().is_some()
+                let has_tables = !(config.http.no_http_api && config.http.no_web_page);
+                (has_tables && !is_loopback(&config.http_listen)) || remote().next().is_some()
             }
             ExposureKind::PlaintextClients => remote().any(|listener| !tls.is_tls(&listener.name)),
             ExposureKind::PlaintextHttp => !is_loopback(&config.http_listen) && !tls.is_http_tls(),
@@ -118,7 +118,7 @@ mod tests {
     fn http_port_for_other_machines_has_clients_if_it_serves_tables() {
         let mut config = ServerConfig::new("127.0.0.1:1", "127.0.0.1:2", "10.0.0.1:3", "data");
         assert_eq!(ExposureKind::of(&config), [ExposureKind::RemoteClients, ExposureKind::PlaintextHttp]);
-        config.http.no_http_api = true;
+        (config.http.no_http_api, config.http.no_web_page) = (true, true);
         assert_eq!(ExposureKind::of(&config), [ExposureKind::PlaintextHttp]);
     }
 
