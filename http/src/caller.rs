@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use volley_common::Result;
 use volley_common::server::audit::REQUEST_ID_HEADER;
 use volley_common::server::serve::PeerAddress;
+use volley_common::telemetry::trace::{TRACEPARENT_HEADER, TRACESTATE_HEADER};
 use volley_common::tls::Caller;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -20,8 +21,9 @@ use crate::state::HttpState;
 
 /// Headers of a request that its Flight calls carry: no others, so that no client of the HTTP port can claim to be a member, or
 /// give an option that its page does not know.
-fn forwarded() -> [HeaderName; 2] {
-    [AUTHORIZATION, HeaderName::from_static(REQUEST_ID_HEADER)]
+fn forwarded() -> [HeaderName; 4] {
+    let [id, parent, state] = [REQUEST_ID_HEADER, TRACEPARENT_HEADER, TRACESTATE_HEADER].map(HeaderName::from_static);
+    [AUTHORIZATION, id, parent, state]
 }
 
 /// The caller of a request. Nothing of it is verified: each Flight call is, by the member's Flight service.
@@ -106,5 +108,37 @@ impl FromRequestParts<HttpState> for HttpCaller {
         let peer = head.extensions.get().copied().unwrap_or(PeerAddress(unknown));
         let caller = Caller::of(&head.extensions).clone();
         Ok(HttpCaller { state: state.clone(), headers, peer, caller })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use axum::http::Request;
+    use volley_common::server::ServerConfig;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_carry_identity_name_and_trace_alone() {
+        let carried = [
+            ("authorization", "Bearer t"),
+            ("authorization", "Bearer u"),
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            ("tracestate", "a=b"),
+            ("x-request-id", "job-7"),
+        ];
+        let others = [("x-volley-decompress", "true"), ("x-volley-assertion", "x"), ("grpc-timeout", "1n")];
+        let mut request = Request::builder();
+        for (name, value) in carried.into_iter().chain(others) {
+            request = request.header(name, value);
+        }
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        let state = HttpState::new(&ServerConfig::new("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "data"));
+        let caller = HttpCaller::from_request_parts(&mut head, &state).await.unwrap();
+        let mut sent: Vec<_> =
+            caller.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        sent.sort_unstable();
+        assert_eq!(sent, carried);
     }
 }

@@ -19,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use volley_common::Error;
 use volley_common::options::fields::cut;
 use volley_common::server::serve::PeerAddress;
+use volley_common::tls::Caller;
 
 use crate::problem::Problem;
 use crate::state::HttpState;
@@ -26,8 +27,7 @@ use crate::state::HttpState;
 /// Methods that scripts of other sites may use.
 const METHODS: &str = "GET, HEAD, POST, PUT, OPTIONS";
 /// Headers that they may send.
-const REQUEST_HEADERS: &str =
-    "accept, authorization, content-type, idempotency-key, if-match, if-none-match, if-range, range, x-request-id";
+const REQUEST_HEADERS: &str = "accept, authorization, content-type, idempotency-key, if-none-match, if-range, range, traceparent, tracestate, x-request-id";
 /// Headers of responses that they may read.
 const RESPONSE_HEADERS: &str = "accept-ranges, content-encoding, content-range, etag, link, location, retry-after, x-request-id, x-volley-rows, x-volley-version";
 /// How long a browser may remember the answer, seconds.
@@ -91,7 +91,9 @@ fn refusal(request: &Request, origin: Option<&HeaderValue>, permitted: bool, all
         )));
     }
     let is_local = PeerAddress::of(request.extensions()).is_some_and(|peer| peer.ip().is_loopback());
-    let has_credentials = request.headers().contains_key(AUTHORIZATION);
+    // TLS has verified the name by which the bearer of a certificate calls.
+    let has_certificate = matches!(Caller::of(request.extensions()), Caller::Client(_) | Caller::Member(_));
+    let has_credentials = has_certificate || request.headers().contains_key(AUTHORIZATION);
     if is_local && !has_credentials && !host.is_some_and(|host| is_local_host(host) || is_named(allowed, host)) {
         return Some(forbidden(format!(
             "a call from this machine without credentials must name this machine, as 127.0.0.1 or localhost, and this one names {:?}: use one of these, send credentials, or add the origin to `http_cors_origins`",
@@ -133,18 +135,26 @@ fn is_named(allowed: &[String], host: &str) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Arc;
+
     use axum::body::Body;
+    use volley_common::tls::ClientIdentity;
 
     use super::*;
 
     /// Whether a request is refused, of a client on this machine.
     fn refused(method: &str, headers: &[(&str, &str)], allowed: &[&str]) -> bool {
+        refused_of(Caller::Anonymous, method, headers, allowed)
+    }
+
+    fn refused_of(caller: Caller, method: &str, headers: &[(&str, &str)], allowed: &[&str]) -> bool {
         let mut request = Request::builder().method(method).uri("/api/v1/tables");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let mut request = request.body(Body::empty()).unwrap();
         request.extensions_mut().insert(PeerAddress("127.0.0.1:5".parse().unwrap()));
+        request.extensions_mut().insert(caller);
         let allowed: Vec<String> = allowed.iter().map(|one| one.to_string()).collect();
         let origin = request.headers().get(ORIGIN).cloned();
         let permitted = origin.as_ref().is_some_and(|origin| is_allowed(&allowed, origin));
@@ -181,5 +191,7 @@ mod tests {
             assert!(!refused("GET", &[("host", host), ("authorization", "Bearer t")], &[]));
         }
         assert!(!refused("GET", &[("host", "volley.example")], &["https://volley.example"]));
+        let client = Arc::new(ClientIdentity { name: "ana".into(), fingerprint: "00".into() });
+        assert!(!refused_of(Caller::Client(client), "GET", &[("host", "volley.example:8835")], &[]));
     }
 }

@@ -12,6 +12,9 @@ use volley_common::{Code, Error};
 /// The media type of problem documents.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
+/// When a client should ask again that a member cannot serve now, milliseconds.
+const RETRY_UNAVAILABLE_MS: u64 = 1000;
+
 /// The reply to a request that failed. Its document is written by the layer that knows the request's id.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -61,7 +64,9 @@ impl Problem {
         let map = response.headers_mut();
         map.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         map.extend(headers);
-        if let Some(ms) = error.retry_after_ms {
+        // Also if the member that does not answer says no time.
+        let unavailable = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_UNAVAILABLE_MS);
+        if let Some(ms) = error.retry_after_ms.or(unavailable) {
             map.insert(RETRY_AFTER, ms.div_ceil(1000).max(1).into());
         }
         if status == StatusCode::UNAUTHORIZED {
@@ -139,6 +144,8 @@ mod tests {
         assert_eq!(busy["retry_after_ms"], 200);
         let (status, headers, _) = document(Error::exhausted("quota").into()).await;
         assert_eq!((status, headers.get(RETRY_AFTER)), (StatusCode::INSUFFICIENT_STORAGE, None));
+        let (status, headers, _) = document(Error::unavailable("no leader").into()).await;
+        assert_eq!((status, headers[RETRY_AFTER].to_str().unwrap()), (StatusCode::SERVICE_UNAVAILABLE, "1"));
     }
 
     #[tokio::test]

@@ -15,14 +15,21 @@ use crate::{layers, origin, web};
 /// All pages, to be merged into the HTTP port of a server. Those of another part of this crate are merged here, before the layers:
 /// each is a `Router<HttpState>` without a fallback.
 pub fn router(state: HttpState) -> Router {
+    let api = if state.settings().no_http_api { Router::new() } else { api() };
+    let page = if state.settings().no_web_page { Router::new() } else { web::routes(&state) };
     Router::new()
-        .merge(routes())
-        .method_not_allowed_fallback(async |uri: Uri| no_such_method(&uri))
-        .merge(if state.settings().no_web_page { Router::new() } else { web::routes(&state) })
-        .route("/api/{*path}", any(async || no_such_path()))
+        .merge(api)
+        .merge(page)
         .layer(from_fn_with_state(state.clone(), origin::check))
         .layer(from_fn(layers::complete))
         .with_state(state)
+}
+
+fn api() -> Router<HttpState> {
+    Router::new()
+        .merge(routes())
+        .method_not_allowed_fallback(async |uri: Uri| no_such_method(&uri))
+        .route("/api/{*path}", any(async || no_such_path()))
 }
 
 fn no_such_path() -> Problem {
@@ -91,6 +98,32 @@ mod tests {
         let response = answer("DELETE", "/api/v1/data/a", &[], &[]).await;
         assert_eq!(response.headers()["allow"], "GET, HEAD, PUT, POST");
         assert_eq!(problem(response).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    }
+
+    #[tokio::test]
+    async fn api_that_is_switched_off_is_not_there() {
+        let mut server = ServerConfig::new("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "data");
+        server.http.no_http_api = true;
+        for path in ["/api/v1/openapi.json", "/api/v1/tables", "/api/x"] {
+            let request = Request::builder().uri(path).header("host", "localhost").body(Body::empty()).unwrap();
+            let response = router(HttpState::new(&server)).oneshot(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::NOT_FOUND, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn parquet_in_bodies_can_be_refused() {
+        let mut server = ServerConfig::new("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "data");
+        server.http.no_http_parquet = true;
+        for (media, expected) in [
+            ("application/vnd.apache.parquet", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            ("text/csv", StatusCode::SERVICE_UNAVAILABLE),
+        ] {
+            let request = Request::builder().method("PUT").uri("/api/v1/data/a").header("host", "localhost");
+            let request = request.header("content-type", media).body(Body::empty()).unwrap();
+            let response = router(HttpState::new(&server)).oneshot(request).await.unwrap();
+            assert_eq!(response.status(), expected, "{media}");
+        }
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use crate::capsule::reader_of;
 use crate::errors::exception;
 use crate::requests::{ReadRequest, client_settings, description, fetch_options, partitions, write_request};
 use crate::rows::{PyRows, PySchema};
-use crate::scan::{PyScan, RowRange};
+use crate::scan::{PyScan, ScanRange};
 use crate::source::{RowCounter, batches};
 use crate::writer::PyWriter;
 
@@ -171,7 +171,7 @@ impl PyConnection {
             _ => Err(Error::invalid("a scan is of a command or of a partition")),
         };
         let (client, request) = (self.client(py)?, request.map_err(invalid(py))?);
-        let (options, range) = (fetch_options(streams, window_bytes), RowRange { skip: skip_rows, most: most_rows });
+        let (options, range) = (fetch_options(streams, window_bytes), ScanRange { skip: skip_rows, most: most_rows });
         let work = async move {
             let plan = request.plan(&client).await?;
             PyScan::open(&client, plan, options, ordered, batch_rows, range)

@@ -22,14 +22,14 @@ use crate::rows::{PyBatch, PySchema};
 
 /// The rows of a fetch that are read: after some that are passed over, and not more than some.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RowRange {
+pub struct ScanRange {
     /// Rows that are passed over.
     pub skip: u64,
     /// Rows at most; none: all that follow.
     pub most: Option<u64>,
 }
 
-impl RowRange {
+impl ScanRange {
     /// What of the next batch is in the range, which is what is left then.
     fn cut(&mut self, batch: &RecordBatch) -> RecordBatch {
         let count = batch.num_rows();
@@ -51,7 +51,7 @@ impl RowRange {
 struct ScanCursor {
     /// None at its end.
     stream: Option<FetchStream>,
-    range: RowRange,
+    range: ScanRange,
     sizer: BatchSizer,
     /// What ended it: a later call must not take that for the end of the rows.
     failed: Option<Error>,
@@ -108,7 +108,7 @@ impl PyScan {
         options: FetchOptions,
         ordered: bool,
         batch_rows: Option<usize>,
-        range: RowRange,
+        range: ScanRange,
     ) -> Result<Self> {
         plan.ordered &= ordered;
         let mut description = description(&plan);

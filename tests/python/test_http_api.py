@@ -187,7 +187,7 @@ def test_missing_tables_paths_and_methods_are_problems(shared, stored):
     assert answer.headers["allow"] == "GET, HEAD, PUT, POST"
     call(shared, "GET", f"/api/v1/data/{stored}", accept="image/png").problem(406, "INVALID_ARGUMENT")
     call(shared, "GET", f"/api/v1/data/{stored}?format=xlsx").problem(406, "INVALID_ARGUMENT")
-    for query in ("limit=x", "limit=-1", "colums=id", "limit=1&limit=2", "columns=nope", "where=id+%3D"):
+    for query in ("limit=x", "limit=-1", "colums=id", "limit=1&limit=2", "columns=nope", "where=id+%3D", "null=NA", "format=parquet&null=NA"):
         call(shared, "GET", f"/api/v1/data/{stored}?{query}").problem(400, "INVALID_ARGUMENT")
 
 
@@ -232,6 +232,8 @@ def test_sql_reads_and_changes(shared, client, stored):
     body = json.dumps({"sql": f"INSERT INTO {source} VALUES (-1, 'a', 0.5)"}).encode()
     done = call(shared, "POST", "/api/v1/sql", body=body, content_type="application/json").json()
     assert (done["statement"], done["rows"]) == ("INSERT", 1)
+    refused = run(f"INSERT INTO {source} VALUES (-2, 'b', 0.5)", idempotency_key="i-1").problem(400, "INVALID_ARGUMENT")
+    assert "takes effect again" in refused
     assert get(client, stored).num_rows == ROWS + 1
     run("SELEC 1").problem(400, "INVALID_ARGUMENT")
     run("SELECT 1; SELECT 2").problem(400, "INVALID_ARGUMENT")

@@ -55,6 +55,9 @@ def test_modes_are_those_of_the_method(shared, client, name):
     call(shared, "PUT", path + "?mode=create", body=body, content_type=ARROW).problem(409, "ALREADY_EXISTS")
     for method, query in (("PUT", "mode=append"), ("POST", "mode=replace"), ("PUT", "limit=3"), ("PUT", "shards=0")):
         call(shared, method, f"{path}?{query}", body=body, content_type=ARROW).problem(400, "INVALID_ARGUMENT")
+    for header, value in (("content_range", "rows 0-9/1000"), ("if_match", '"v1-a"'), ("if_none_match", "*")):
+        detail = call(shared, "PUT", path, body=stream(TABLE.slice(0, 1)), content_type=ARROW, **{header: value}).problem(400, "INVALID_ARGUMENT")
+        assert header.replace("_", "-") in detail
     assert get(client, name) == TABLE
 
 
@@ -119,6 +122,19 @@ def test_body_of_nonsense_is_refused_and_stores_nothing(shared, client, name, me
         get(client, name)
 
 
+@pytest.mark.parametrize("kind", ["cells", "row", "keys"])
+def test_text_that_would_take_any_memory_is_refused(shared, client, name, kind):
+    media, body, why = {
+        "cells": (CSV, ",".join(f"c{i}" for i in range(70_000)) + "\n", "more than 65536 cells"),
+        "row": (NDJSON, '{"a": "' + "x" * (17 << 20) + '"}\n', "of more than 16 MiB"),
+        "keys": (NDJSON, "".join(f'{{"k{i}": 1}}\n' for i in range(70_000)), "too many columns"),
+    }[kind]
+    detail = call(shared, "PUT", f"/api/v1/data/{name}", body=body.encode(), content_type=media).problem(400, "INVALID_ARGUMENT")
+    assert why in detail, detail
+    with pytest.raises(KeyError, match="no table"):
+        get(client, name)
+
+
 @pytest.mark.parametrize("media", ["", "text/plain", "application/json", "multipart/form-data; boundary=x", "application/octet-stream"])
 def test_other_content_types_are_refused(shared, name, media):
     call(shared, "PUT", f"/api/v1/data/{name}", body=b"", content_type=media).problem(415, "INVALID_ARGUMENT")
@@ -130,6 +146,12 @@ def test_compressed_body_is_refused(shared, name):
     for media in (CSV, NDJSON, PARQUET):
         detail = call(shared, "PUT", f"/api/v1/data/{name}", body=gzip.compress(b"a\n1\n"), content_type=media).problem(400, "INVALID_ARGUMENT")
         assert "compressed as a whole" in detail
+
+
+def test_remedies_are_those_of_http(shared, name):
+    path = f"/api/v1/data/{name}"
+    detail = call(shared, "PUT", path, body=b"a,b\n1,2\n", content_type=PARQUET).problem(400, "INVALID_ARGUMENT")
+    assert "the content-type text/csv" in detail and "--" not in detail, detail
 
 
 @pytest.mark.parametrize("media", [ARROW, CSV, PARQUET])

@@ -32,7 +32,7 @@ pub enum PortKind {
     Flight,
     /// Other members.
     Peer,
-    /// Health and metrics.
+    /// Health, metrics, and tables by HTTP.
     Http,
 }
 
@@ -50,13 +50,13 @@ impl PortKind {
     pub(crate) fn describe(self) -> &'static str {
         match self {
             PortKind::Flight => {
-                "this is a Flight port, for clients (--listen); members call a peer port (--peer-listen), and health and metrics have the HTTP port (--http-listen)"
+                "this is a Flight port, for clients (--listen); members call a peer port (--peer-listen), and health, metrics and tables by HTTP have the HTTP port (--http-listen)"
             }
             PortKind::Peer => {
                 "this is a peer port, for other members (--peer-listen); clients call a Flight port (--listen)"
             }
             PortKind::Http => {
-                "this is an HTTP port, for health and metrics (--http-listen); clients call a Flight port (--listen), and members a peer port (--peer-listen)"
+                "this is an HTTP port, for health, metrics and tables by HTTP (--http-listen); clients call a Flight port (--listen), and members a peer port (--peer-listen)"
             }
         }
     }

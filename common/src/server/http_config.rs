@@ -20,6 +20,10 @@ pub struct HttpConfig {
     pub http_spool_bytes: u64,
     /// The largest body of a request, bytes.
     pub max_http_body_bytes: u64,
+    /// Whether there is no Arrow over HTTP at `/api`.
+    pub no_http_api: bool,
+    /// Whether bodies in Parquet are refused.
+    pub no_http_parquet: bool,
     /// Whether there is no page for browsers at `/ui`.
     pub no_web_page: bool,
 }
@@ -31,6 +35,8 @@ impl Default for HttpConfig {
             http_memory_bytes: 512 << 20,
             http_spool_bytes: 4 << 30,
             max_http_body_bytes: 1 << 30,
+            no_http_api: false,
+            no_http_parquet: false,
             no_web_page: false,
         }
     }
@@ -87,6 +93,12 @@ pub struct HttpArgs {
     /// The largest body of a request to the HTTP port, bytes.
     #[arg(long)]
     pub max_http_body_bytes: Option<u64>,
+    /// Serve no tables by HTTP, at /api of the HTTP port; health, metrics and the page for browsers stay.
+    #[arg(long)]
+    pub no_http_api: bool,
+    /// Refuse Parquet in bodies of requests to the HTTP port: a hostile file takes more memory than is counted.
+    #[arg(long)]
+    pub no_http_parquet: bool,
     /// Serve no page for browsers at /ui of the HTTP port; health, metrics and Arrow over HTTP stay.
     #[arg(long)]
     pub no_web_page: bool,

@@ -283,16 +283,15 @@ async fn serve_connection<S: Http2Service>(
     stages: DrainStages,
 ) {
     let AcceptedConnection { stream, peer, tls, limits, opening, _permit } = accepted;
-    let port = limits.port;
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!(error = %e, "cannot set TCP_NODELAY on a connection");
     }
     disable_local_pacing(&stream);
-    let opened = open_in_place(opening, stream, peer, &tls, port, limits.opening);
+    let opened = open_in_place(opening, stream, peer, &tls, limits.port, limits.opening);
     let opened = stages.shutdown.run_until_cancelled(opened).await.flatten();
     let Some(OpenedConnection { stream, socket, caller, .. }) = opened else { return };
     let client = (PeerAddress::of_connection(peer), caller);
-    match serve_http2(stream, http, service, client, port, &stages).await {
+    match serve_http2(stream, http, service, client, limits, &stages).await {
         Some(Ok(())) => drop(stages.close.run_until_cancelled(socket.close()).await),
         Some(Err(e)) => tracing::debug!(error = %e, "a connection ended in an error"),
         None => {}
@@ -305,10 +304,10 @@ async fn serve_http2<S: Http2Service>(
     http: http2::Builder<TokioExecutor>,
     service: S,
     (peer_address, caller): (PeerAddress, Caller),
-    port: PortKind,
+    limits: ServerLimits,
     stages: &DrainStages,
 ) -> Option<hyper::Result<()>> {
-    let end_streams = stages.end_streams.clone();
+    let (end_streams, port) = (stages.end_streams.clone(), limits.port);
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(peer_address);
         // Each extension is an allocation; without one, `Caller::of` says plaintext.

@@ -34,7 +34,7 @@ use crate::grpc::FLIGHT_SERVICE;
 /// The header of W3C's trace context.
 pub const TRACEPARENT_HEADER: &str = "traceparent";
 /// The header of W3C's trace context with values of vendors.
-const TRACESTATE_HEADER: &str = "tracestate";
+pub const TRACESTATE_HEADER: &str = "tracestate";
 /// The header by which a client names its call.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
 /// What begins the paths of calls that only members make. Health checks, which calls wait for, are no step of a call.

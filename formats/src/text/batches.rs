@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use volley_common::Result;
 
@@ -18,7 +18,7 @@ use super::{Input, TextOptions, TextRows, cut};
 use crate::input::InputFile;
 use crate::{BATCH_ROWS, Batches, ReadProgress, file_error};
 
-/// Bytes of text after which a batch ends.
+/// Bytes of text after which a batch ends, and bytes that the nulls of its rows take at most.
 const BATCH_BYTES: usize = 16 << 20;
 
 /// Opens a file and returns its rows as batches of the schema. Advances the bar by the file's bytes.
@@ -26,6 +26,7 @@ const BATCH_BYTES: usize = 16 << 20;
 /// # Errors
 /// INVALID_ARGUMENT: the columns of CSV are not those of the schema, or a type has no text form.
 pub fn open(input: &InputFile, schema: SchemaRef, options: &TextOptions, bar: ReadProgress) -> Result<Batches> {
+    check_width(&schema, options).map_err(|e| file_error(&input.path, e))?;
     let batches = match TextRows::open(input, options, bar)? {
         TextRows::Csv(rows) => csv(rows, input.path.clone(), schema, options.clone()),
         TextRows::Json(rows) => json(rows, input.path.clone(), schema, options),
@@ -38,6 +39,38 @@ fn csv(rows: CsvRows<Input>, path: PathBuf, schema: SchemaRef, options: TextOpti
     Ok(Box::new(std::iter::from_fn(move || batches.next_batch().transpose())))
 }
 
+/// Refuses a schema whose rows are larger than a row of text may be.
+fn check_width(schema: &Schema, options: &TextOptions) -> Result<(), ArrowError> {
+    let (width, most) = (row_width(schema), options.limits.row_bytes);
+    if width <= most {
+        return Ok(());
+    }
+    let text = format!("a row of these columns has {width} bytes, and may have {most}: put them from Parquet or Arrow");
+    Err(ArrowError::InvalidArgumentError(text))
+}
+
+/// Rows of a batch at most: a null takes the bytes of a value, and may have no text at all.
+fn max_rows(schema: &Schema) -> usize {
+    (BATCH_BYTES / row_width(schema).max(1)).clamp(1, BATCH_ROWS)
+}
+
+/// Bytes that a row of nulls takes.
+fn row_width(schema: &Schema) -> usize {
+    schema.fields().iter().map(|field| width(field.data_type())).fold(0, usize::saturating_add)
+}
+
+fn width(data_type: &DataType) -> usize {
+    match data_type {
+        DataType::FixedSizeBinary(bytes) => usize::try_from(*bytes).unwrap_or(0),
+        DataType::FixedSizeList(item, size) => {
+            width(item.data_type()).saturating_mul(usize::try_from(*size).unwrap_or(0))
+        }
+        DataType::Struct(fields) => fields.iter().map(|field| width(field.data_type())).fold(1, usize::saturating_add),
+        DataType::Dictionary(_, values) => width(values),
+        other => other.primitive_width().unwrap_or(size_of::<u64>()),
+    }
+}
+
 fn csv_columns(schema: &Schema) -> Result<Vec<Box<dyn Cells>>, ArrowError> {
     schema.fields().iter().map(|field| column(field)).collect()
 }
@@ -48,7 +81,8 @@ fn json(rows: JsonRows<Input>, path: PathBuf, schema: SchemaRef, options: &TextO
         Some(bad_rows) => Some((bad_rows.clone(), struct_column(schema.fields())?)),
         None => None,
     };
-    let mut batches = JsonBatches { rows, path, columns, schema, skipping };
+    let max_rows = max_rows(&schema);
+    let mut batches = JsonBatches { rows, path, columns, schema, max_rows, skipping };
     Ok(Box::new(std::iter::from_fn(move || batches.next_batch().transpose())))
 }
 
@@ -97,6 +131,7 @@ struct CsvBatches {
     /// Columns that meet the faults of a row before a part of it is added, if bad rows are skipped.
     probe: Vec<Box<dyn Cells>>,
     schema: SchemaRef,
+    max_rows: usize,
     options: TextOptions,
 }
 
@@ -108,8 +143,8 @@ impl CsvBatches {
         options: TextOptions,
     ) -> Result<CsvBatches, ArrowError> {
         let indexes = columns_of(&rows, &schema)?;
-        let (columns, probe) = (csv_columns(&schema)?, Vec::new());
-        Ok(CsvBatches { rows, path, indexes, columns, probe, schema, options })
+        let (columns, probe, max_rows) = (csv_columns(&schema)?, Vec::new(), max_rows(&schema));
+        Ok(CsvBatches { rows, path, indexes, columns, probe, schema, max_rows, options })
     }
 
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
@@ -117,7 +152,7 @@ impl CsvBatches {
             self.probe = csv_columns(&self.schema)?;
         }
         let (mut rows, mut bytes, mut lines) = (0, 0, None);
-        while rows < BATCH_ROWS && bytes < BATCH_BYTES && self.next_row()? {
+        while rows < self.max_rows && bytes < BATCH_BYTES && self.next_row()? {
             add_row(&self.rows, &self.indexes, &mut self.columns, &self.schema, &self.options)?;
             let line = self.rows.cell(0).line;
             lines = Some((lines.map_or(line, |(first, _)| first), line));
@@ -187,6 +222,7 @@ struct JsonBatches {
     path: PathBuf,
     columns: StructCells,
     schema: SchemaRef,
+    max_rows: usize,
     /// Where bad rows go, if they are skipped, and columns that meet their faults before a part of one is added.
     skipping: Option<(BadRows, StructCells)>,
 }
@@ -197,7 +233,7 @@ impl JsonBatches {
             *probe = struct_column(self.schema.fields())?;
         }
         let (mut rows, mut bytes, mut lines) = (0, 0, None);
-        while rows < BATCH_ROWS && bytes < BATCH_BYTES && self.next_row()? {
+        while rows < self.max_rows && bytes < BATCH_BYTES && self.next_row()? {
             let line = self.rows.line();
             lines = Some((lines.map_or(line, |(first, _)| first), line));
             let text = self.rows.text();
@@ -238,10 +274,24 @@ impl JsonBatches {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::datatypes::{DataType, Field};
+    use arrow::datatypes::Field;
 
     use super::*;
-    use crate::formats::Format;
+    use crate::Format;
+
+    #[test]
+    fn batch_of_wide_rows_has_few() {
+        let of = |kind: DataType, columns: usize| {
+            let fields = (0..columns).map(|at| Field::new(format!("c{at}"), kind.clone(), true));
+            max_rows(&Schema::new(fields.collect::<Vec<_>>()))
+        };
+        assert_eq!((of(DataType::Int64, 10), of(DataType::Int64, 0)), (BATCH_ROWS, BATCH_ROWS));
+        assert_eq!((of(DataType::Int64, 65_536), of(DataType::FixedSizeBinary(1 << 22), 2)), (32, 2));
+        let item = Arc::new(Field::new_list_field(DataType::FixedSizeBinary(1 << 20), true));
+        assert_eq!(of(DataType::FixedSizeList(item, 1 << 20), 1), 1);
+        let wide = Schema::new(vec![Field::new("b", DataType::FixedSizeBinary(i32::MAX), true)]);
+        assert!(check_width(&wide, &TextOptions::default()).is_err());
+    }
 
     #[test]
     fn bad_rows_of_csv_leave_nothing_in_memory() {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::datatypes::{DataType, Field, Fields};
 
@@ -10,6 +11,9 @@ use super::number::{NumberStats, NumberText, NumberType, special};
 use super::object_fields::ObjectFields;
 use super::time::{TimeStats, TimestampText, date};
 use super::{MAX_NESTING, boolean};
+
+/// What inference remembers of a column, without twice its name.
+const COLUMN_BYTES: usize = 512;
 
 /// What is known of the values of a column, or of the items or fields within it. Nulls leave no trace.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +26,7 @@ pub struct ColumnStats {
     times: TimeStats,
     items: Option<Box<ColumnStats>>,
     fields: Option<Box<FieldStats>>,
+    room: ColumnRoom,
 }
 
 /// What is known of the columns of a table or the fields of an object, in the order in which they appeared.
@@ -32,9 +37,33 @@ pub struct FieldStats {
     /// Columns whose types are known.
     known: HashSet<String>,
     all_known: bool,
+    room: ColumnRoom,
+}
+
+/// Bytes for columns of JSON that are not known yet, those within others included; none: any number.
+#[derive(Clone, Debug, Default)]
+struct ColumnRoom(Option<Arc<AtomicUsize>>);
+
+impl ColumnRoom {
+    /// For so many columns with short names.
+    fn of(columns: usize) -> Self {
+        let bytes = columns.checked_mul(COLUMN_BYTES);
+        ColumnRoom(bytes.map(|bytes| Arc::new(AtomicUsize::new(bytes))))
+    }
+
+    /// Takes the room of a column; whether there is some.
+    fn take(&self, name: &str) -> bool {
+        let Some(left) = &self.0 else { return true };
+        let bytes = COLUMN_BYTES.saturating_add(name.len().saturating_mul(2));
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    }
 }
 
 impl ColumnStats {
+    fn within(room: &ColumnRoom) -> Self {
+        ColumnStats { room: room.clone(), ..ColumnStats::default() }
+    }
+
     /// Adds a cell that is not null.
     pub fn add_cell(&mut self, text: &str) {
         // Text holds everything: nothing more to learn.
@@ -72,12 +101,15 @@ impl ColumnStats {
             b'n' => {}
             b'[' => {
                 check_depth(value, depth)?;
-                let items = self.items.get_or_insert_default();
+                let room = &self.room;
+                let items = self.items.get_or_insert_with(|| Box::new(ColumnStats::within(room)));
                 elements(value, &mut |item| items.add_json(item, depth + 1))?;
             }
             b'{' => {
                 check_depth(value, depth)?;
-                self.fields.get_or_insert_default().add_object(value, depth + 1)?;
+                let room = &self.room;
+                let fields = self.fields.get_or_insert_with(|| Box::new(FieldStats::within(room)));
+                fields.add_object(value, depth + 1)?;
             }
             _ => match NumberText::parse(value) {
                 Some(number) => self.numbers.add(&number),
@@ -142,6 +174,15 @@ impl FieldStats {
         FieldStats { known, all_known, ..FieldStats::default() }
     }
 
+    fn within(room: &ColumnRoom) -> Self {
+        FieldStats { room: room.clone(), ..FieldStats::default() }
+    }
+
+    /// The same, which learns of so many columns of JSON at most, those within others included.
+    pub fn limited(self, columns: usize) -> Self {
+        FieldStats { room: ColumnRoom::of(columns), ..self }
+    }
+
     /// The names and what is known of each.
     pub fn columns(&self) -> impl Iterator<Item = (&str, &ColumnStats)> {
         self.fields.names().zip(&self.columns)
@@ -155,11 +196,13 @@ impl FieldStats {
 
     /// The index of a field, which is `expected` if objects have their fields in one order.
     fn index_of(&mut self, name: &str, expected: usize) -> usize {
-        self.fields.find(name, expected).unwrap_or_else(|| {
-            let known = self.all_known || self.known.contains(name);
-            self.columns.push(ColumnStats { known, ..ColumnStats::default() });
-            self.fields.add(name)
-        })
+        self.fields.find(name, expected).unwrap_or_else(|| self.add(name))
+    }
+
+    fn add(&mut self, name: &str) -> usize {
+        let known = self.all_known || self.known.contains(name);
+        self.columns.push(ColumnStats { known, ..ColumnStats::within(&self.room) });
+        self.fields.add(name)
     }
 
     /// Adds an object.
@@ -167,7 +210,13 @@ impl FieldStats {
         self.fields.begin_object();
         let mut expected = 0;
         members(object, &mut |(name, value)| {
-            let index = self.index_of(&name, expected);
+            let index = match self.fields.find(&name, expected) {
+                Some(index) => index,
+                None if self.room.take(&name) => self.add(&name),
+                None => {
+                    return Err(JsonFault::new(value, "the rows have too many columns, those within others included"));
+                }
+            };
             expected = index + 1;
             self.fields.enter(index, value)?;
             self.columns[index].add_json(value, depth).map_err(|fault| fault.within(&name))
@@ -234,6 +283,18 @@ mod tests {
         assert_eq!(json(&["\"2024-01-01\""]), DataType::Utf8);
         let fields = vec![Field::new("z", DataType::Int64, true), Field::new("a", DataType::Boolean, true)];
         assert_eq!(json(&["{\"z\":1}", "{\"a\":true,\"z\":null}"]), DataType::Struct(fields.into()));
+    }
+
+    #[test]
+    fn columns_within_others_count_in_the_limit() {
+        let mut stats = FieldStats::default().limited(4);
+        stats.add_object("{\"a\":1,\"b\":[{\"c\":1}]}", 1).unwrap();
+        stats.add_object("{\"b\":[{\"c\":2}],\"a\":null}", 1).unwrap();
+        let fault = stats.add_object("{\"b\":[{\"c\":2},{\"d\":1,\"e\":1}]}", 1).unwrap_err();
+        assert!(fault.to_string().contains("too many columns"), "{fault}");
+        let long = format!("{{\"{}\":1}}", "x".repeat(10_000));
+        assert!(FieldStats::default().limited(4).add_object(&long, 1).is_err());
+        FieldStats::default().limited(usize::MAX).add_object(&long, 1).unwrap();
     }
 
     #[test]

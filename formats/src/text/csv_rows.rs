@@ -4,7 +4,7 @@ use std::io::{BufRead, Read};
 
 use arrow::error::ArrowError;
 
-use super::{MAX_ROW_BYTES, cut, not_utf8};
+use super::{TextLimits, cut, not_utf8};
 use volley_common::counts::plural;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -31,6 +31,8 @@ pub struct CsvDialect {
     pub comment: Option<u8>,
     /// The names of the columns.
     pub names: ColumnNames,
+    /// How much of it is held.
+    pub limits: TextLimits,
 }
 
 /// Where a cell is in its record.
@@ -176,10 +178,11 @@ impl<R: BufRead> CsvRows<R> {
     }
 
     fn try_read_line(&mut self) -> Result<bool, ArrowError> {
-        let room = MAX_ROW_BYTES.saturating_sub(self.bytes.len()) as u64;
+        let max = self.dialect.limits.row_bytes;
+        let room = max.saturating_sub(self.bytes.len()) as u64;
         let read = (&mut self.input).take(room).read_until(b'\n', &mut self.bytes)?;
         if read as u64 == room && self.bytes.last() != Some(&b'\n') {
-            let text = format!("a row of more than {} MiB: is a quote not closed?", MAX_ROW_BYTES >> 20);
+            let text = format!("a row of more than {} MiB: is a quote not closed?", max >> 20);
             return Err(error(self.lines + 1, text));
         }
         if self.lines == 0 {
@@ -214,6 +217,9 @@ impl<R: BufRead> CsvRows<R> {
         self.cells.clear();
         let mut at = 0;
         while let Some(next) = self.read_cell(at)? {
+            if self.cells.len() >= self.dialect.limits.columns {
+                return Err(error(first, format!("it has more than {} cells", self.dialect.limits.columns)));
+            }
             at = next;
         }
         if self.bytes.contains(&0) {

@@ -39,6 +39,8 @@ pub struct JsonRows<R> {
     at: Place,
     /// Whether nothing can be read after an error.
     is_broken: bool,
+    /// The longest object.
+    max_bytes: usize,
 }
 
 /// Where a scan is within an object.
@@ -87,12 +89,18 @@ impl<R: BufRead> JsonRows<R> {
         }
         let place = Place { line: 1, byte: 1 };
         let (layout, text) = (RowLayout::Lines, String::new());
-        let mut rows = JsonRows { input, layout, rows: 0, text, start: place, at: place, is_broken: false };
+        let (is_broken, max_bytes) = (false, MAX_ROW_BYTES);
+        let mut rows = JsonRows { input, layout, rows: 0, text, start: place, at: place, is_broken, max_bytes };
         if rows.peek()? == Some(b'[') {
             rows.take(1);
             rows.layout = RowLayout::Array;
         }
         Ok(rows)
+    }
+
+    /// Refuses objects of more bytes.
+    pub fn with_max_bytes(self, max_bytes: usize) -> Self {
+        JsonRows { max_bytes, ..self }
     }
 
     /// Takes each line for one object, so that the next line can be read after a bad one.
@@ -149,12 +157,12 @@ impl<R: BufRead> JsonRows<R> {
             bytes.clear();
             self.start = self.at;
             self.is_broken = true;
-            let read = (&mut self.input).take(MAX_ROW_BYTES as u64).read_until(b'\n', &mut bytes)?;
+            let read = (&mut self.input).take(self.max_bytes as u64).read_until(b'\n', &mut bytes)?;
             if read == 0 {
                 return Ok(None);
             }
-            if read == MAX_ROW_BYTES && bytes.last() != Some(&b'\n') {
-                return Err(error(self.start, format!("a line of more than {} MiB", MAX_ROW_BYTES >> 20)));
+            if read == self.max_bytes && bytes.last() != Some(&b'\n') {
+                return Err(error(self.start, format!("a line of more than {} MiB", self.max_bytes >> 20)));
             }
             self.is_broken = false;
             self.at = advance(self.at, &bytes);
@@ -258,7 +266,7 @@ impl<R: BufRead> JsonRows<R> {
             bytes.extend_from_slice(&buffer[..length]);
             self.at = advance(self.at, &buffer[..length]);
             self.input.consume(length);
-            if broken || bytes.len() > MAX_ROW_BYTES {
+            if broken || bytes.len() > self.max_bytes {
                 return Err(self.invalid(&bytes));
             }
             if end.is_some() {
@@ -282,8 +290,8 @@ impl<R: BufRead> JsonRows<R> {
             Some(end) => &text[..end],
             None => &text,
         };
-        if text.len() > MAX_ROW_BYTES {
-            return error(self.start, format!("an object of more than {} MiB: is it closed?", MAX_ROW_BYTES >> 20));
+        if text.len() > self.max_bytes {
+            return error(self.start, format!("an object of more than {} MiB: is it closed?", self.max_bytes >> 20));
         }
         let Err(reason) = serde_json::from_str::<&RawValue>(text) else {
             return error(self.start, "the object is not JSON");

@@ -48,7 +48,7 @@ pub use column_stats::FieldStats;
 pub use columns::one_value;
 pub use types::{ColumnType, schema_file};
 
-/// The longest row.
+/// The longest row, unless less is permitted.
 const MAX_ROW_BYTES: usize = 256 << 20;
 /// Arrays and objects within each other, of which inference makes types.
 const MAX_NESTING: usize = 32;
@@ -75,9 +75,32 @@ pub struct TextOptions {
     pub names: Option<Vec<String>>,
     /// The rows that are skipped; without it they are errors.
     pub bad_rows: Option<BadRows>,
+    /// How much of a text is held at once.
+    pub limits: TextLimits,
+}
+
+/// How much of a text is held at once: for a process that reads what strangers send.
+#[derive(Clone, Copy, Debug)]
+pub struct TextLimits {
+    /// The longest row, bytes.
+    pub row_bytes: usize,
+    /// The most columns, those within others included.
+    pub columns: usize,
+}
+
+impl Default for TextLimits {
+    /// As many columns as there are.
+    fn default() -> Self {
+        TextLimits { row_bytes: MAX_ROW_BYTES, columns: usize::MAX }
+    }
 }
 
 impl TextOptions {
+    /// The defaults with these limits.
+    pub fn limited(limits: TextLimits) -> Self {
+        TextOptions { limits, ..TextOptions::default() }
+    }
+
     fn dialect(&self, format: Format) -> CsvDialect {
         let names = match &self.names {
             _ if !self.csv.no_header => ColumnNames::Header,
@@ -85,7 +108,7 @@ impl TextOptions {
             Some(names) => ColumnNames::Known(names.clone()),
         };
         let (delimiter, quote) = (self.csv.delimiter(format), self.csv.quote());
-        CsvDialect { delimiter, quote, comment: self.comment, names }
+        CsvDialect { delimiter, quote, comment: self.comment, names, limits: self.limits }
     }
 
     /// Whether a cell is null.
@@ -130,7 +153,7 @@ fn buffered(reader: impl Read + Send + 'static) -> Input {
 }
 
 fn json_rows(reader: Input, options: &TextOptions) -> Result<JsonRows<Input>, ArrowError> {
-    let rows = JsonRows::new(reader)?;
+    let rows = JsonRows::new(reader)?.with_max_bytes(options.limits.row_bytes);
     if options.bad_rows.is_some() { rows.one_a_line() } else { Ok(rows) }
 }
 
@@ -161,7 +184,8 @@ impl TextRows {
 /// # Errors
 /// INVALID_ARGUMENT: not text of the format, or no row that names a column; names file and line.
 pub fn infer(input: &InputFile, options: &TextOptions) -> Result<FieldStats> {
-    let mut stats = FieldStats::without(options.typed.iter().cloned().collect(), options.all_text);
+    let stats = FieldStats::without(options.typed.iter().cloned().collect(), options.all_text);
+    let mut stats = stats.limited(options.limits.columns);
     let most = options.infer_rows.unwrap_or(u64::MAX);
     match TextRows::open(input, options, ReadProgress::default())? {
         TextRows::Csv(rows) => infer_csv(rows, options, most, &mut stats),

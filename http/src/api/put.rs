@@ -3,8 +3,8 @@
 use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightDescriptor;
 use axum::body::Body;
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use axum::http::header::{CONTENT_RANGE, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::Response;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -27,7 +27,7 @@ use crate::transfer::spool::store;
 use crate::transfer::upload::UploadBody;
 
 /// The header that names a write: repeated with it, it takes effect once.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Its parameters: the options of a put that HTTP has.
 pub(crate) const PARAMETERS: [&str; 11] = [
     "mode",
@@ -74,12 +74,18 @@ async fn write(
     let mut options = parameters.take_options(&PARAMETERS)?;
     parameters.finish(&PARAMETERS)?;
     method.set_mode(&mut options)?;
+    check_conditions(headers)?;
     if let Some(key) = idempotency_key(headers)? {
         options.insert("write_id".into(), key.into());
     }
     let content_type = headers.get(CONTENT_TYPE).and_then(|media| media.to_str().ok());
     let format = format_of_body(content_type)?;
-    let body = UploadBody::new(body, headers, caller.state().settings().max_http_body_bytes)?;
+    let settings = caller.state().settings();
+    if format == Format::Parquet && settings.no_http_parquet {
+        let text = "this member takes no Parquet (`no_http_parquet`): send an Arrow stream, CSV or JSON lines";
+        return Err(Problem::with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE, Error::invalid(text)));
+    }
+    let body = UploadBody::new(body, headers, settings.max_http_body_bytes)?;
     let appends = method.name == POST.name;
     let outcome = put(&caller, &table, options, format, appends, body).await?;
     written(&outcome)
@@ -100,9 +106,9 @@ async fn put(
     if format == Format::Arrows {
         return put_arrow(&calls, descriptor, body, caller.take_memory(ARROW_MEMORY)?).await;
     }
-    let _share = caller.take_memory(STORED_MEMORY)?;
-    // Also before anything is stored: whether the caller is somebody.
+    // Also before anything is taken or stored: whether the caller is somebody.
     let known = schema_of_table(&calls, table).await?.filter(|_| appends);
+    let _share = caller.take_memory(STORED_MEMORY)?;
     let stored = store(caller, body, format).await?;
     let (stored, schema) = with_schema(stored, known).await?;
     put_stored(&calls, descriptor, stored, schema).await
@@ -133,6 +139,18 @@ impl WriteMethod {
                 cut(&mode.to_string())
             ))),
         }
+    }
+}
+
+/// Refuses headers that would change what a put does, and are not served: rows that a client did not want to be replaced would be
+/// lost.
+fn check_conditions(headers: &HeaderMap) -> Result<()> {
+    let conditions = [CONTENT_RANGE, IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE];
+    match conditions.iter().find(|name| headers.contains_key(*name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::invalid(format!(
+            "the header {name} is not supported in a put: leave it out; mode=create writes only if there is no table, and POST adds rows"
+        ))),
     }
 }
 
@@ -197,6 +215,16 @@ mod tests {
             assert!(key(bad).is_err(), "{bad}");
         }
         assert_eq!(idempotency_key(&HeaderMap::new()).unwrap(), None);
+    }
+
+    #[test]
+    fn conditions_that_would_be_ignored_are_refused() {
+        check_conditions(&HeaderMap::new()).unwrap();
+        for (name, value) in [("content-range", "rows 0-9/100"), ("if-match", "\"v1-a\""), ("if-none-match", "*")] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            assert!(check_conditions(&headers).unwrap_err().message.contains(name), "{name}");
+        }
     }
 
     #[test]

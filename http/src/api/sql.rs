@@ -17,12 +17,13 @@ use volley_common::sql_script::{SqlScript, update_keyword};
 use volley_common::{Error, Result};
 
 use super::json_response;
+use super::put::IDEMPOTENCY_KEY;
 use crate::caller::HttpCaller;
 use crate::negotiation::Representation;
 use crate::problem::Problem;
 use crate::query::QueryParameters;
 use crate::transfer::flight_rows::FlightRows;
-use crate::transfer::response::{memory_of, rows_response};
+use crate::transfer::response::{OPENING_MEMORY, memory_of, rows_response};
 use crate::transfer::upload::UploadBody;
 use crate::transfer::waiting_tickets::WaitingTickets;
 
@@ -51,6 +52,10 @@ pub(crate) async fn run(caller: HttpCaller, uri: Uri, headers: HeaderMap, body: 
     let body = UploadBody::new(body, &headers, MAX_STATEMENT)?.collect().await?;
     let statement = statement(body, is_json)?;
     match update_keyword(&statement) {
+        Some(_) if headers.contains_key(IDEMPOTENCY_KEY) => Err(Error::invalid(
+            "the header idempotency-key is for rows that are put, and a statement that is repeated takes effect again: leave it out",
+        )
+        .into()),
         Some(keyword) => change(&caller, &keyword, &statement).await,
         None => {
             let representation = Representation::of(&headers, format.as_deref())?;
@@ -120,7 +125,7 @@ pub(crate) async fn query(
     null: Option<String>,
 ) -> Result<Response, Problem> {
     let base = memory_of(representation);
-    let share = caller.take_memory(base)?;
+    let share = caller.take_memory(OPENING_MEMORY)?;
     let ticket = Bytes::from(json!({ "sql": statement }).to_string());
     let source = FlightRows::new(caller.flight().await?, WaitingTickets::only(ticket), &[], share, base);
     let mut response = rows_response(source, representation, null).await?;

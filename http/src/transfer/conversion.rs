@@ -19,6 +19,7 @@ use zstd::stream::write::Encoder as ZstdEncoder;
 
 use super::QUEUE_LEN;
 use super::flight_rows::FlightRows;
+use super::http_words::in_http_words;
 use crate::negotiation::{ContentCoding, Representation};
 
 /// Bytes of a chunk of a body.
@@ -153,7 +154,7 @@ fn schema_of(decoder: &mut BatchDecoder, header: &Bytes) -> Result<SchemaRef> {
 }
 
 fn format_error(error: ArrowError) -> Error {
-    Error::invalid(error_text(error))
+    in_http_words(Error::invalid(error_text(error)))
 }
 
 /// Only that the response is gone, or that a compressor fails.

@@ -48,7 +48,7 @@ struct MessageMemory {
 
 impl FlightRows {
     /// Reads these tickets. `schema`: the encapsulated schema message, of which the rows are if there is no ticket; or empty. `share`:
-    /// the memory of the request, which has `base` bytes.
+    /// the memory of the request, which has `base` bytes once the first reply has begun.
     pub fn new(calls: FlightCalls, tickets: WaitingTickets, schema: &[u8], share: RequestShare, base: u64) -> Self {
         FlightRows {
             calls,
@@ -83,14 +83,14 @@ impl FlightRows {
     /// Opens the first reply, and returns the schema's header.
     ///
     /// # Errors
-    /// Those of DoGet. INTERNAL: the reply does not begin with a schema.
+    /// Those of DoGet. INTERNAL: the reply does not begin with a schema. RESOURCE_EXHAUSTED: there is no memory for the request.
     pub async fn open(&mut self) -> Result<Bytes> {
         while self.open_next().await? {
             while let Some(message) = self.next_message().await? {
                 if !message.data_header.is_empty() {
                     self.schema = message.data_header;
                     return match message_kind(&self.schema)? {
-                        StreamMessageKind::Schema => Ok(self.schema.clone()),
+                        StreamMessageKind::Schema => self.opened(),
                         _ => Err(Error::internal("a reply does not begin with a schema")),
                     };
                 }
@@ -98,8 +98,14 @@ impl FlightRows {
         }
         match self.schema.is_empty() {
             true => Err(Error::internal("the read has no schema")),
-            false => Ok(self.schema.clone()),
+            false => self.opened(),
         }
+    }
+
+    /// The schema's header. The caller is known by now, so that the request takes all of its memory.
+    fn opened(&self) -> Result<Bytes> {
+        self.memory.share.raise_to(self.memory.base)?;
+        Ok(self.schema.clone())
     }
 
     /// The next message after the schema, a dictionary or rows; none at the end.

@@ -13,10 +13,11 @@ use volley_common::ipc::encode::encode_messages;
 use volley_common::ipc::schema::{flight_header, schema_message};
 use volley_common::ipc::stream_format::StreamParser;
 use volley_common::{Error, Result};
-use volley_formats::text::{self, TextOptions};
+use volley_formats::text::{self, TextLimits, TextOptions};
 use volley_formats::{InputFile, ReadProgress, file_error};
 
 use super::QUEUE_LEN;
+use super::http_words::in_http_words;
 use super::spool::{StoredBody, blocking_result};
 use super::upload::UploadBody;
 use crate::budget::RequestShare;
@@ -29,6 +30,9 @@ const MAX_MESSAGE: usize = 64 << 20;
 pub(crate) const ARROW_MEMORY: u64 = 4 << 20;
 /// Memory that the put of a stored body takes, bytes.
 pub(crate) const STORED_MEMORY: u64 = 64 << 20;
+
+/// What a row of text has at most: its memory is counted for no row. A table may have as many columns.
+const TEXT_LIMITS: TextLimits = TextLimits { row_bytes: 16 << 20, columns: 65_536 };
 
 /// A message, the end of the source, or why it failed.
 type QueuedBody = Result<Option<FlightData>>;
@@ -65,7 +69,7 @@ pub(crate) async fn put_stored(
     // It ends when the queue is dropped.
     tokio::task::spawn_blocking(move || {
         let sent = send_rows(&stored.input, schema, descriptor, &queue);
-        drop(queue.blocking_send(sent.map(|()| None)));
+        drop(queue.blocking_send(sent.map(|()| None).map_err(in_http_words)));
     });
     let messages = stream::unfold(Some(rows), |rows| async move {
         let mut rows = rows?;
@@ -149,7 +153,8 @@ fn send_rows(
     };
     let header = flight_header(&schema_message(&schema)?);
     send(FlightData::new().with_data_header(header).with_descriptor(descriptor))?;
-    for batch in volley_formats::open(input, schema, &TextOptions::default(), ReadProgress::default())? {
+    let options = TextOptions::limited(TEXT_LIMITS);
+    for batch in volley_formats::open(input, schema, &options, ReadProgress::default())? {
         let batch = batch.map_err(|e| file_error(&input.path, e))?;
         for message in encode_messages(&batch, MESSAGE_BYTES)? {
             send((&message).into())?;
@@ -177,7 +182,7 @@ fn schema_of(input: &InputFile, table: Option<SchemaRef>) -> Result<SchemaRef> {
     if !input.format.is_text() {
         return volley_formats::schema(input);
     }
-    let options = TextOptions::default();
+    let options = TextOptions::limited(TEXT_LIMITS);
     let schema = match table {
         Some(schema) => schema,
         None => {

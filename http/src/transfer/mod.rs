@@ -9,9 +9,11 @@
 //! | [`upload`] | the body of a request, with its limits |
 //! | [`ingest`] | it as the messages of a put |
 //! | [`spool`] | bodies that must be complete before they are read |
+//! | [`http_words`] | errors of formats in the words of HTTP |
 
 pub(crate) mod conversion;
 pub(crate) mod flight_rows;
+pub(crate) mod http_words;
 pub(crate) mod ingest;
 pub(crate) mod response;
 pub(crate) mod spool;

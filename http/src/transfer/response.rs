@@ -21,6 +21,9 @@ use crate::problem::Problem;
 /// Encoded bytes at which a row group of Parquet ends.
 const ROW_GROUP_BYTES: usize = 16 << 20;
 
+/// Memory of a read until its caller is known, bytes.
+pub(crate) const OPENING_MEMORY: u64 = 1 << 20;
+
 /// Memory that a response takes besides large messages, bytes.
 pub(crate) fn memory_of(representation: &Representation) -> u64 {
     match (representation.format, representation.coding) {
@@ -41,6 +44,7 @@ pub(crate) async fn rows_response(
     representation: &Representation,
     null: Option<String>,
 ) -> Result<Response, Problem> {
+    check_null(representation.format, null.as_deref())?;
     let schema = source.open().await?;
     let is_plain = matches!((representation.format, representation.coding), (Format::Arrows, ContentCoding::Identity));
     let body = match is_plain {
@@ -61,6 +65,14 @@ pub(crate) async fn rows_response(
     }
     headers.append(VARY, HeaderValue::from_static("accept, accept-encoding, authorization"));
     Ok(response)
+}
+
+/// Refuses a text for nulls where it would be ignored.
+fn check_null(format: Format, null: Option<&str>) -> Result<()> {
+    if null.is_some() && format != Format::Csv {
+        return Err(Error::invalid("the parameter null is for CSV: the other formats have nulls of their own"));
+    }
+    Ok(())
 }
 
 /// The bytes of an Arrow stream: messages as they come.
@@ -100,4 +112,19 @@ fn counted(
         }
         chunk
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_for_nulls_is_for_csv() {
+        for format in [Format::Arrows, Format::Jsonl, Format::Parquet] {
+            check_null(format, None).unwrap();
+            assert!(check_null(format, Some("NA")).unwrap_err().message.contains("parameter null is for CSV"));
+        }
+        check_null(Format::Csv, Some("NA")).unwrap();
+    }
 }

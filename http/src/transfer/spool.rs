@@ -9,6 +9,7 @@ use bytes::Bytes;
 use volley_common::{Error, Result};
 use volley_formats::{FileCompression, Format, InputFile};
 
+use super::http_words::in_http_words;
 use super::upload::UploadBody;
 use crate::budget::RequestShare;
 use crate::caller::HttpCaller;
@@ -79,8 +80,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> +
     .await
 }
 
-/// Runs what blocks.
+/// Runs what blocks. Its errors are in the words of HTTP.
 pub(crate) async fn blocking_result<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|e| Err(Error::internal(format!("reading the body failed: {e}"))))
+    done.unwrap_or_else(|e| Err(Error::internal(format!("reading the body failed: {e}")))).map_err(in_http_words)
 }

@@ -9,7 +9,7 @@ use super::MAX_SHOWN;
 use super::partitions::Partitions;
 use crate::args::PutArgs;
 use crate::formats;
-use crate::formats::text::{BadRows, ColumnType, OnBadRow, TextOptions};
+use crate::formats::text::{BadRows, ColumnType, OnBadRow, TextLimits, TextOptions};
 
 /// Types of text that are known, so not inferred.
 pub enum KnownTypes {
@@ -65,6 +65,7 @@ impl TypeRules {
             comment: put.comment,
             names: None,
             bad_rows: (put.on_bad_row == OnBadRow::Skip).then(BadRows::default),
+            limits: TextLimits::default(),
         };
         Ok(TypeRules { known, appended: None, types: put.types.clone(), text })
     }

@@ -88,7 +88,7 @@ async fn serve_pipe<S: Http2Service>(
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(caller.clone());
-        let served = ServedCall::new(&request, PortKind::Flight);
+        let served = ServedCall::new(&mut request, PortKind::Flight, limits.names_calls);
         respond_until(served, respond(service.clone(), request, PortKind::Flight), end.clone())
     });
     let http = settings::server(limits.streams, limits.header_bytes, OTHER_CONNECTIONS);

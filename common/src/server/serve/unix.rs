@@ -66,7 +66,7 @@ pub async fn serve_unix<S: Http2Service, L: LocalProtocol>(
                 }
                 Ok(Ok(Some(_))) => {
                     let client = (PeerAddress(LOCAL_PEER), caller);
-                    if let Some(Err(error)) = serve_http2(stream, http, service, client, limits.port, &stages).await {
+                    if let Some(Err(error)) = serve_http2(stream, http, service, client, limits, &stages).await {
                         tracing::debug!(%error, "a connection of the local socket ended in an error");
                     }
                 }

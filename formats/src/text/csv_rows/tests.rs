@@ -3,7 +3,8 @@
 use super::*;
 
 fn comma() -> CsvDialect {
-    CsvDialect { delimiter: b',', quote: Some(b'"'), comment: None, names: ColumnNames::Header }
+    let limits = TextLimits::default();
+    CsvDialect { delimiter: b',', quote: Some(b'"'), comment: None, names: ColumnNames::Header, limits }
 }
 
 fn rows(text: &[u8]) -> Result<Vec<Vec<String>>, String> {
@@ -38,6 +39,16 @@ fn other_characters_delimit_quote_and_comment() {
     assert_eq!(rows_of(text, dialect).unwrap(), [["4qx'#;", "4:\"y"], ["5q#", "5:"]]);
     let dialect = CsvDialect { delimiter: b'\t', quote: None, ..comma() };
     assert_eq!(rows_of(b"a\tb\n\"x\t\n", dialect).unwrap(), [["2:\"x", "2:"]]);
+}
+
+#[test]
+fn row_over_a_limit_is_refused_with_its_line() {
+    let limits = TextLimits { row_bytes: 20, columns: 3 };
+    let limited = |text: &[u8]| rows_of(text, CsvDialect { limits, ..comma() });
+    assert_eq!(limited(b"a,b,c\n1,2,3\n").unwrap(), [["2:1", "2:2", "2:3"]]);
+    assert_eq!(limited(b",,,,,,\n").unwrap_err(), "Csv error: line 1: it has more than 3 cells");
+    assert!(limited(b"a,b\n1,2\n1,2,3,4\n").unwrap_err().contains("line 3: it has more than 3 cells"));
+    assert!(limited(b"a,b\n1,\"xxxxxxxxxx\nxxxxxxxxxx\"\n").unwrap_err().contains("a row of more than"));
 }
 
 #[test]
