@@ -25,6 +25,7 @@
 //! | [`encode`] | single batches to messages; the first rows of a message |
 //! | [`batch_header`] | headers of record batches, and the `app_metadata` that a part keeps in them |
 //! | [`decompress`], [`compress`] | messages without their compression, or with one |
+//! | [`accepted_codecs`] | which codecs the reader of a stream accepts |
 //! | [`compressibility`] | what LZ4 would leave of a batch, by samples |
 //! | [`dictionary_keys`] | batches with the keys of dictionaries in place of their values |
 //! | [`project`] | some columns of an encoded message, without a copy |
@@ -38,6 +39,7 @@
 //! | [`stream_format`] | IPC streams in bytes, as HTTP has them |
 //! | `test_data` | random batches of every type, for tests |
 
+pub mod accepted_codecs;
 pub mod batch_header;
 mod batch_validation;
 pub mod body_builder;
