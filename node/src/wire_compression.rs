@@ -16,9 +16,14 @@ use volley_common::fair_budget::{BudgetLimits, BudgetShare, FairBudget};
 use volley_common::fairness::CallerKey;
 use volley_common::ipc::compress::BodyCodec;
 
-/// How many clients' links are remembered, and for how long.
+use link_policy::LinkRates;
+
+/// How many clients' links are known at a time, and for how long.
 const MAX_LINKS: usize = 1024;
 const LINK_LIFETIME: Duration = Duration::from_secs(60);
+/// The rate of a client's streams is taken after this time, and counts from this one on.
+const RATE_TIME: Duration = Duration::from_millis(250);
+const MIN_RATE_TIME: Duration = Duration::from_millis(10);
 /// Bytes that a thread compresses in a second before it was measured.
 const LZ4_RATE: f64 = 500e6;
 const ZSTD_RATE: f64 = 250e6;
@@ -31,6 +36,7 @@ pub struct WireCompression {
     places: FairBudget,
     max_gets: usize,
     threads: Arc<Semaphore>,
+    max_threads: usize,
     known: Arc<Mutex<KnownRates>>,
 }
 
@@ -38,8 +44,42 @@ pub struct WireCompression {
 struct KnownRates {
     lz4: f64,
     zstd: f64,
-    /// What the last stream to each address ended with, and when.
-    links: HashMap<IpAddr, (Option<BodyCodec>, Instant)>,
+    /// By the address of the client.
+    links: HashMap<IpAddr, ClientLink>,
+}
+
+/// What is known of the streams to one address.
+struct ClientLink {
+    /// What the last one ended with, and when.
+    ended: Option<(Option<BodyCodec>, Instant)>,
+    /// The bytes of rows of all since the last time that the rate was taken.
+    since: Instant,
+    bytes: u64,
+    /// Bytes of rows in a second, before.
+    rate: f64,
+}
+
+impl ClientLink {
+    fn new(now: Instant) -> Self {
+        ClientLink { ended: None, since: now, bytes: 0, rate: 0.0 }
+    }
+
+    /// Counts bytes; returns how many there are in a second: before, or now if that is more.
+    fn count(&mut self, bytes: u64, now: Instant) -> f64 {
+        self.bytes += bytes;
+        let elapsed = now - self.since;
+        let current = self.bytes as f64 / elapsed.max(MIN_RATE_TIME).as_secs_f64();
+        let rate = self.rate.max(current);
+        if elapsed >= RATE_TIME {
+            (self.since, self.bytes, self.rate) = (now, 0, current);
+        }
+        rate
+    }
+
+    fn is_known(&self, now: Instant) -> bool {
+        let ended = self.ended.is_some_and(|(_, ended)| now - ended < LINK_LIFETIME);
+        ended || now - self.since < LINK_LIFETIME
+    }
 }
 
 impl WireCompression {
@@ -51,6 +91,7 @@ impl WireCompression {
             places: FairBudget::default(),
             max_gets,
             threads: Arc::new(Semaphore::new(threads)),
+            max_threads: threads,
             known: Arc::new(Mutex::new(known)),
         }
     }
@@ -73,15 +114,6 @@ impl WireCompression {
         self.threads.clone().acquire_owned().await.ok()
     }
 
-    /// Bytes that a thread compresses in a second.
-    pub fn codec_rate(&self, codec: BodyCodec) -> f64 {
-        let known = self.known.lock();
-        match codec {
-            BodyCodec::Lz4 => known.lz4,
-            BodyCodec::Zstd => known.zstd,
-        }
-    }
-
     /// Counts bytes that a thread has compressed.
     pub fn measured(&self, codec: BodyCodec, bytes: usize, took: Duration) {
         let seconds = took.as_secs_f64();
@@ -96,22 +128,42 @@ impl WireCompression {
         *rate += (bytes as f64 / seconds - *rate) * NEW_SHARE;
     }
 
+    /// Counts bytes of rows that were sent to a client, if it has an address. Returns the rates to decide by.
+    pub fn count_sent(&self, client: Option<IpAddr>, bytes: u64) -> LinkRates {
+        let mut known = self.known.lock();
+        let (lz4, zstd, threads) = (known.lz4, known.zstd, self.max_threads);
+        let client = match client {
+            Some(client) => known.link(client).map_or(0.0, |link| link.count(bytes, Instant::now())),
+            None => 0.0,
+        };
+        LinkRates { client, lz4, zstd, threads }
+    }
+
     /// What the last stream to this client ended with, if that is not long ago.
     pub fn known_link(&self, client: IpAddr) -> Option<BodyCodec> {
-        let known = self.known.lock();
-        let (codec, since) = known.links.get(&client)?;
-        codec.filter(|_| since.elapsed() < LINK_LIFETIME)
+        let (codec, ended) = self.known.lock().links.get(&client)?.ended?;
+        codec.filter(|_| ended.elapsed() < LINK_LIFETIME)
     }
 
     /// Remembers what a stream to this client ended with.
     pub fn remember_link(&self, client: IpAddr, codec: Option<BodyCodec>) {
-        let mut known = self.known.lock();
-        if known.links.len() >= MAX_LINKS && !known.links.contains_key(&client) {
-            known.links.retain(|_, (_, since)| since.elapsed() < LINK_LIFETIME);
+        if let Some(link) = self.known.lock().link(client) {
+            link.ended = Some((codec, Instant::now()));
         }
-        if known.links.len() < MAX_LINKS || known.links.contains_key(&client) {
-            known.links.insert(client, (codec, Instant::now()));
+    }
+}
+
+impl KnownRates {
+    /// The link of a client; `None` if too many others are in use.
+    fn link(&mut self, client: IpAddr) -> Option<&mut ClientLink> {
+        let now = Instant::now();
+        if self.links.len() >= MAX_LINKS && !self.links.contains_key(&client) {
+            self.links.retain(|_, link| link.is_known(now));
+            if self.links.len() >= MAX_LINKS {
+                return None;
+            }
         }
+        Some(self.links.entry(client).or_insert_with(|| ClientLink::new(now)))
     }
 }
 
@@ -141,8 +193,24 @@ mod tests {
             compression.measured(BodyCodec::Zstd, 0, Duration::from_secs(1));
             compression.measured(BodyCodec::Zstd, 1, Duration::ZERO);
         }
-        assert!((99e6..101e6).contains(&compression.codec_rate(BodyCodec::Zstd)));
-        assert_eq!(compression.codec_rate(BodyCodec::Lz4), LZ4_RATE);
+        let rates = compression.count_sent(None, 1 << 20);
+        assert!((99e6..101e6).contains(&rates.zstd), "{rates:?}");
+        assert_eq!((rates.lz4, rates.client), (LZ4_RATE, 0.0));
+    }
+
+    #[test]
+    fn rate_of_a_client_is_that_of_all_its_streams() {
+        let begin = Instant::now();
+        let mut link = ClientLink::new(begin);
+        let at = |ms| begin + Duration::from_millis(ms);
+        assert_eq!(link.count(1_000_000, at(1)), 1e8, "of the least time");
+        for ms in 2..=250 {
+            link.count(1_000_000, at(ms));
+        }
+        assert!((link.count(0, at(251)) - 1e9).abs() < 1e8, "a megabyte each millisecond");
+        assert!((link.count(1_000_000, at(750)) - 1e9).abs() < 1e8, "what it was before");
+        assert!(link.count(0, at(751)) < 1e7, "it is less now");
+        assert!(link.is_known(at(60_000)) && !link.is_known(at(61_000)));
     }
 
     #[test]

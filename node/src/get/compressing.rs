@@ -56,7 +56,8 @@ impl CompressingGet {
         self.asked_at = Instant::now();
         if let Some((sent, since)) = self.handed_over.take() {
             let sent = SentMessages { wait: self.asked_at - since, ..sent };
-            self.policy.sent(sent, |codec| self.shared.codec_rate(codec));
+            let rates = self.shared.count_sent(self.client, sent.plain);
+            self.policy.sent(sent, &rates);
         }
     }
 

@@ -73,6 +73,30 @@ impl SentMessages {
     }
 }
 
+/// What is known besides, bytes of rows in a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LinkRates {
+    /// That all streams to the client send together.
+    pub client: f64,
+    /// That a thread compresses by LZ4.
+    pub lz4: f64,
+    /// That a thread compresses by ZSTD.
+    pub zstd: f64,
+    /// Threads that compress at the same time.
+    pub threads: usize,
+}
+
+impl LinkRates {
+    /// Whether a codec is faster than a stream of this rate, and all threads are faster than all streams of the client.
+    fn is_faster(&self, codec: BodyCodec, rate: f64) -> bool {
+        let of_thread = match codec {
+            BodyCodec::Lz4 => self.lz4,
+            BodyCodec::Zstd => self.zstd,
+        };
+        rate * GAIN < of_thread && self.client * GAIN < of_thread * self.threads as f64
+    }
+}
+
 /// The state of one stream.
 #[derive(Debug)]
 pub struct LinkPolicy {
@@ -119,8 +143,8 @@ impl LinkPolicy {
         self.is_measured && self.trial_from.is_none()
     }
 
-    /// Counts messages that were sent. `codec_rate`: bytes that a thread compresses in a second.
-    pub fn sent(&mut self, sent: SentMessages, codec_rate: impl Fn(BodyCodec) -> f64) {
+    /// Counts messages that were sent.
+    pub fn sent(&mut self, sent: SentMessages, rates: &LinkRates) {
         self.hold = self.hold.saturating_sub(sent.plain);
         if let Some(filling) = &mut self.filling {
             filling.add(&sent);
@@ -132,11 +156,11 @@ impl LinkPolicy {
         self.window.add(&sent);
         if self.window.is_window() {
             let window = std::mem::take(&mut self.window);
-            self.decide(&window, codec_rate);
+            self.decide(&window, rates);
         }
     }
 
-    fn decide(&mut self, window: &SentMessages, codec_rate: impl Fn(BodyCodec) -> f64) {
+    fn decide(&mut self, window: &SentMessages, rates: &LinkRates) {
         let rate = window.rate();
         self.is_measured = true;
         if let Some(from) = self.trial_from.take() {
@@ -147,7 +171,7 @@ impl LinkPolicy {
         if self.hold > 0 {
             return;
         }
-        let is_faster = |level: usize| LEVELS[level].is_some_and(|codec| rate * GAIN < codec_rate(codec));
+        let is_faster = |level: usize| LEVELS[level].is_some_and(|codec| rates.is_faster(codec, rate));
         let next = match window.waiting_share() {
             share if share >= LINK_BOUND => self.next_level_up().filter(|level| is_faster(*level)),
             share if share < CODEC_BOUND => self.next_level_down(),
@@ -218,6 +242,12 @@ mod tests {
         }
     }
 
+    /// With so many bytes of rows that all streams to the client send in a second.
+    fn rates(client: f64) -> LinkRates {
+        let of = |codec| codec_of(Some(codec)).0;
+        LinkRates { client, lz4: of(BodyCodec::Lz4), zstd: of(BodyCodec::Zstd), threads: 1 }
+    }
+
     fn seconds(seconds: f64) -> Duration {
         Duration::from_secs_f64(seconds)
     }
@@ -236,7 +266,7 @@ mod tests {
             counts[LEVELS.iter().position(|level| *level == policy.codec()).unwrap_or(0)] += 1;
             let wire = (plain / ratio) as u64;
             let sent = SentMessages { plain: MESSAGE, wire, busy: seconds(busy), wait: seconds(wait) };
-            policy.sent(sent, |codec| codec_of(Some(codec)).0);
+            policy.sent(sent, &rates(plain / (busy + wait)));
         }
         (took, counts)
     }
@@ -253,6 +283,21 @@ mod tests {
             assert_eq!(counts, [10_000, 0, 0], "{rate}");
             assert!(policy.is_measured());
         }
+    }
+
+    #[test]
+    fn streams_that_share_a_fast_link_are_not_compressed_for() {
+        let mut policy = LinkPolicy::new(ALL, None);
+        let sent = SentMessages { plain: MESSAGE, wire: MESSAGE, busy: seconds(0.001), wait: seconds(0.01) };
+        for client in [2000.0, 480.0] {
+            for _ in 0..1000 {
+                policy.sent(sent, &rates(client * MB));
+                assert_eq!(policy.codec(), None);
+            }
+        }
+        // With more threads they are.
+        (0..4).for_each(|_| policy.sent(sent, &LinkRates { threads: 2, ..rates(480.0 * MB) }));
+        assert_eq!(policy.codec(), Some(BodyCodec::Lz4));
     }
 
     #[test]
