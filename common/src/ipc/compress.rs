@@ -18,7 +18,7 @@ use crate::{Error, Result};
 /// Smaller messages are left as they are: a packet is sent in either case.
 const MIN_BODY: usize = 1 << 10;
 /// Larger messages are left as they are, so that the memory for compressed ones is bounded.
-const MAX_BODY: usize = 8 << 20;
+const MAX_BODY: usize = 4 << 20;
 /// Smaller buffers are left as they are: an LZ4 frame has 15 bytes besides its data.
 const MIN_BUFFER: usize = 64;
 /// Buffers begin at multiples of this, by the format.
@@ -93,9 +93,10 @@ impl MessageCompressor {
         let message = verify_message(header)?;
         let dictionary = message.header_as_dictionary_batch();
         let batch = dictionary.map_or_else(|| message.header_as_record_batch(), |dictionary| dictionary.data());
-        let is_plain =
-            |batch: &ipc::RecordBatch<'_>| batch.compression().is_none() && message.custom_metadata().is_none();
-        let Some(batch) = batch.filter(is_plain) else { return Ok(None) };
+        let keeps_metadata = message.custom_metadata().is_some();
+        let Some(batch) = batch.filter(|batch| batch.compression().is_none() && !keeps_metadata) else {
+            return Ok(None);
+        };
         let mut buffers = Vec::with_capacity(batch.buffers().map_or(0, |buffers| buffers.len()));
         for (at, buffer) in batch.buffers().into_iter().flatten().enumerate() {
             let bytes = body.range(buffer).ok_or_else(|| Error::invalid(format!("buffer {at} is malformed")))?;
