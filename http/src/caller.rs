@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use volley_common::Result;
 use volley_common::server::audit::REQUEST_ID_HEADER;
 use volley_common::server::serve::PeerAddress;
@@ -42,6 +42,23 @@ impl HttpCaller {
     pub async fn flight(&self) -> Result<FlightCalls> {
         let channel = self.state.flight()?.connect(self.peer, self.caller.clone()).await?;
         Ok(FlightCalls::new(channel, self.headers.clone()))
+    }
+
+    /// The same caller with other credentials.
+    pub(crate) fn with_authorization(&self, credentials: HeaderValue) -> Self {
+        let mut caller = self.clone();
+        caller.headers.insert(AUTHORIZATION, credentials);
+        caller
+    }
+
+    /// Whether it sends credentials in a header.
+    pub(crate) fn has_credentials(&self) -> bool {
+        self.headers.contains_key(AUTHORIZATION)
+    }
+
+    /// Whether its connection has TLS.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        !matches!(self.caller, Caller::Plaintext)
     }
 
     /// Takes memory for this request.

@@ -2,8 +2,10 @@
 
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{
-    Action, Criteria, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, RenewFlightEndpointRequest,
+    Action, Criteria, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest,
+    RenewFlightEndpointRequest,
 };
+use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -52,6 +54,18 @@ impl FlightCalls {
         let mut request = Request::new(message);
         *request.metadata_mut() = MetadataMap::from_headers(self.headers.clone());
         request
+    }
+
+    /// Exchanges the credentials of these calls for a session token.
+    ///
+    /// # Errors
+    /// Those of Handshake. FAILED_PRECONDITION: the cluster gives these credentials no token.
+    pub(crate) async fn handshake(&self) -> Result<String> {
+        let request = self.request(futures::stream::empty::<HandshakeRequest>());
+        let response = self.client().handshake(request).await?;
+        let granted = response.metadata().get(AUTHORIZATION.as_str()).and_then(|granted| granted.to_str().ok());
+        let token = granted.and_then(|granted| granted.strip_prefix("Bearer "));
+        token.map(str::to_string).ok_or_else(|| Error::precondition("the cluster gives no session token"))
     }
 
     /// The plan of a read.

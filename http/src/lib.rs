@@ -6,13 +6,14 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `router` | all routes, and what each request passes |
-//! | [`state`] | what all pages share; `budget` is its memory and disk |
+//! | [`state`] | what all pages share; `budget` is its memory and disk, `progress` what pages saw of repairs |
 //! | [`caller`] | who calls |
 //! | [`flight_calls`] | the Flight calls of one request |
 //! | [`problem`] | errors as problem documents (RFC 9457) |
 //! | `layers` | request ids, headers of security, problem documents |
 //! | `origin` | which pages of other sites may call (CORS), and which calls a browser must not make |
 //! | `api` | Arrow over HTTP |
+//! | `web` | the web page |
 //! | `transfer` | rows from Flight to responses, and from requests to Flight |
 //! | `negotiation`, `query`, `row_range`, [`table_path`] | what a request says |
 #![forbid(unsafe_code)]
@@ -25,12 +26,14 @@ mod layers;
 mod negotiation;
 mod origin;
 pub mod problem;
+mod progress;
 mod query;
 mod router;
 mod row_range;
 pub mod state;
 pub mod table_path;
 mod transfer;
+mod web;
 
 pub use caller::HttpCaller;
 pub use flight_calls::FlightCalls;

@@ -70,6 +70,11 @@ impl Problem {
         response
     }
 
+    /// The status of the response.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// What failed.
     pub fn error(&self) -> &Error {
         &self.error

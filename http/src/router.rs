@@ -10,7 +10,7 @@ use crate::api::operations::methods_of;
 use crate::api::routes::routes;
 use crate::problem::Problem;
 use crate::state::HttpState;
-use crate::{layers, origin};
+use crate::{layers, origin, web};
 
 /// All pages, to be merged into the HTTP port of a server. Those of another part of this crate are merged here, before the layers:
 /// each is a `Router<HttpState>` without a fallback.
@@ -18,6 +18,7 @@ pub fn router(state: HttpState) -> Router {
     Router::new()
         .merge(routes())
         .method_not_allowed_fallback(async |uri: Uri| no_such_method(&uri))
+        .merge(if state.settings().no_web_page { Router::new() } else { web::routes(&state) })
         .route("/api/{*path}", any(async || no_such_path()))
         .layer(from_fn_with_state(state.clone(), origin::check))
         .layer(from_fn(layers::complete))

@@ -8,6 +8,7 @@ use volley_common::server::{HttpConfig, ServerConfig};
 use volley_common::{Error, Result};
 
 use crate::budget::{BudgetKind, HttpBudget};
+use crate::progress::ProgressWatch;
 
 /// The state of the pages of one server. Cheap to clone.
 #[derive(Clone)]
@@ -21,6 +22,7 @@ struct SharedState {
     folder: PathBuf,
     memory: Arc<HttpBudget>,
     spool: Arc<HttpBudget>,
+    progress: ProgressWatch,
 }
 
 impl HttpState {
@@ -33,6 +35,7 @@ impl HttpState {
             memory: HttpBudget::new(BudgetKind::Memory, settings.http_memory_bytes),
             spool: HttpBudget::new(BudgetKind::Spool, settings.http_spool_bytes),
             settings,
+            progress: ProgressWatch::default(),
         }))
     }
 
@@ -53,6 +56,11 @@ impl HttpState {
     pub fn flight(&self) -> Result<&InProcessFlight> {
         let starting = || Error::unavailable("this member is starting: try again in a moment").retry_after(1000);
         self.0.flight.get().ok_or_else(starting)
+    }
+
+    /// What pages saw of repairs and drains.
+    pub(crate) fn progress(&self) -> &ProgressWatch {
+        &self.0.progress
     }
 
     /// Memory of all requests.

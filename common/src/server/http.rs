@@ -23,6 +23,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::ServiceExt;
@@ -35,7 +36,7 @@ use super::serve::preface::{ClientProtocol, log_refused};
 use super::serve::{PeerAddress, accept};
 use crate::http2::settings::HEADER_LIST;
 use crate::http2::{CompleteBody, PortKind};
-use crate::telemetry::{self, GaugeGuard};
+use crate::telemetry::{self, GaugeGuard, history};
 use crate::tls::ListenerTls;
 
 /// A client that has not sent a whole request header by then is disconnected.
@@ -74,8 +75,24 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let _upkeep = AbortOnDropHandle::new(tokio::spawn(telemetry::upkeep()));
+    let _history = AbortOnDropHandle::new(tokio::spawn(keep_history(status.clone())));
     let limit = connection_limit::of(PortKind::Http);
     serve_app(listener, tls, app(status, pages), limit, stop).await;
+}
+
+/// Samples metrics for ever. The gauges that are read at a scrape are read here, too.
+async fn keep_history(status: impl HttpStatus) {
+    // Not at once: a server that starts has nothing to show, and other work.
+    let mut ticks = interval_at(Instant::now() + history::INTERVAL, history::INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if history::is_due() {
+            status.update_gauges().await;
+            // One that fails is missing.
+            let _ = tokio::task::spawn_blocking(history::take_sample).await;
+        }
+    }
 }
 
 fn app<S: HttpStatus>(status: S, pages: Router) -> Router {

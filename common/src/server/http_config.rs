@@ -20,6 +20,8 @@ pub struct HttpConfig {
     pub http_spool_bytes: u64,
     /// The largest body of a request, bytes.
     pub max_http_body_bytes: u64,
+    /// Whether there is no page for browsers at `/ui`.
+    pub no_web_page: bool,
 }
 
 impl Default for HttpConfig {
@@ -29,6 +31,7 @@ impl Default for HttpConfig {
             http_memory_bytes: 512 << 20,
             http_spool_bytes: 4 << 30,
             max_http_body_bytes: 1 << 30,
+            no_web_page: false,
         }
     }
 }
@@ -84,6 +87,9 @@ pub struct HttpArgs {
     /// The largest body of a request to the HTTP port, bytes.
     #[arg(long)]
     pub max_http_body_bytes: Option<u64>,
+    /// Serve no page for browsers at /ui of the HTTP port; health, metrics and Arrow over HTTP stay.
+    #[arg(long)]
+    pub no_web_page: bool,
 }
 
 #[cfg(test)]

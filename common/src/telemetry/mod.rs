@@ -7,6 +7,7 @@
 //! | [`calls`], [`methods`], `call_port` | calls by method and code, and their latencies |
 //! | [`gauge_guard`] | a gauge that counts what exists |
 //! | [`gauge_lines`](mod@gauge_lines) | gauges whose series come and go |
+//! | [`history`] | the last hour of a few metrics, for pages |
 //! | `recorder` | the recorder of the process, and its text |
 //! | `process` | figures of the process and of its runtime |
 //! | [`trace`] | the context and the spans of a call, and the queue of those that are exported |
@@ -18,6 +19,7 @@ pub mod calls;
 pub mod definitions;
 pub mod gauge_guard;
 pub mod gauge_lines;
+pub mod history;
 pub mod methods;
 mod process;
 mod recorder;

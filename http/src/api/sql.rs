@@ -94,7 +94,15 @@ fn statement(body: Vec<u8>, is_json: bool) -> Result<String> {
             }
         }
     };
-    match SqlScript::new(&text).statements[..] {
+    only_statement(&text)
+}
+
+/// The one statement of a text, without a semicolon.
+///
+/// # Errors
+/// INVALID_ARGUMENT: there is none, or there are several.
+pub(crate) fn only_statement(text: &str) -> Result<String> {
+    match SqlScript::new(text).statements[..] {
         [statement] => Ok(statement.to_string()),
         [] => Err(Error::invalid("the body has no statement")),
         _ => Err(Error::invalid("the body has several statements: send one at a time")),
@@ -102,7 +110,10 @@ fn statement(body: Vec<u8>, is_json: bool) -> Result<String> {
 }
 
 /// Sends the rows of a query, as they are computed.
-async fn query(
+///
+/// # Errors
+/// Those of the query that are known before its first rows.
+pub(crate) async fn query(
     caller: &HttpCaller,
     statement: &str,
     representation: &Representation,
@@ -120,13 +131,21 @@ async fn query(
 /// Runs a statement that changes tables.
 async fn change(caller: &HttpCaller, keyword: &str, statement: &str) -> Result<Response, Problem> {
     let started = Instant::now();
+    let rows = execute(caller, statement).await?;
+    Ok(json_response(&json!({ "statement": keyword, "rows": rows, "seconds": started.elapsed().as_secs_f64() })))
+}
+
+/// The same; returns how many rows were written, if that is known.
+///
+/// # Errors
+/// Those of the statement.
+pub(crate) async fn execute(caller: &HttpCaller, statement: &str) -> Result<Option<u64>> {
     let descriptor = FlightDescriptor::new_cmd(json!({ "sql": statement }).to_string());
     let first = FlightData { flight_descriptor: Some(descriptor), ..FlightData::default() };
     let outcome = caller.flight().await?.put(stream::iter([Ok(first)])).await?;
-    let rows = StatementOutcome::decode(outcome)
+    let outcome = StatementOutcome::decode(outcome)
         .map_err(|e| Error::internal(format!("the outcome of the statement cannot be read, so it is unknown: {e}")))?;
-    let rows = u64::try_from(rows.record_count).ok();
-    Ok(json_response(&json!({ "statement": keyword, "rows": rows, "seconds": started.elapsed().as_secs_f64() })))
+    Ok(u64::try_from(outcome.record_count).ok())
 }
 
 #[cfg(test)]
