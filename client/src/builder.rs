@@ -57,6 +57,8 @@ pub struct ClientBuilder {
     traceparent: Option<String>,
     /// Networks and hosts whose locations are tried first.
     places: Vec<String>,
+    /// Nodes must not compress what they send.
+    stays_plain: bool,
 }
 
 impl ClientBuilder {
@@ -141,6 +143,12 @@ impl ClientBuilder {
         self
     }
 
+    /// Whether nodes may compress what they send, where they find the link to be slower than that; they may by default. It takes time
+    /// of this program's processors to decompress, and some memory for each batch.
+    pub fn compress(self, compress: bool) -> Self {
+        ClientBuilder { stays_plain: !compress, ..self }
+    }
+
     /// Connects. The login is sent with the first call, not yet here.
     ///
     /// # Errors
@@ -183,6 +191,7 @@ impl ClientBuilder {
             writes,
             request_id,
             traceparent,
+            compress: !self.stays_plain,
         })
     }
 

@@ -28,6 +28,8 @@ pub struct ClientChannel {
     request_id: Option<RequestId>,
     /// The `traceparent` of each request that has none.
     traceparent: Option<HeaderValue>,
+    /// Whether messages may come compressed.
+    accepts_codecs: bool,
 }
 
 impl ClientChannel {
@@ -37,7 +39,17 @@ impl ClientChannel {
         request_id: Option<RequestId>,
         traceparent: Option<HeaderValue>,
     ) -> Self {
-        ClientChannel { channel, session, request_id, traceparent }
+        ClientChannel { channel, session, request_id, traceparent, accepts_codecs: false }
+    }
+
+    /// The same for a client to which messages may come compressed.
+    pub(super) fn accepting_codecs(self, accepts_codecs: bool) -> Self {
+        ClientChannel { accepts_codecs, ..self }
+    }
+
+    /// Whether messages may come compressed.
+    pub(super) fn accepts_codecs(&self) -> bool {
+        self.accepts_codecs
     }
 }
 

@@ -16,6 +16,7 @@ use arrow_flight::{FlightInfo, Ticket};
 use futures::stream::SelectAll;
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio_util::task::AbortOnDropHandle;
+use volley_common::ipc::buffer_pool::BufferPool;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
 use volley_common::{Error, Result, TableName};
@@ -98,11 +99,13 @@ impl FetchStream {
         }
         let schema = parse_schema(&info.schema).map_err(|e| e.at("the schema of the FlightInfo"))?;
         let tickets = TicketSource::new(client.clone(), &info);
+        let options = FetchOptions { streams: options.streams.max(1), ..options };
+        let bodies = BufferPool::with_shared_blocks_of(options.streams.min(info.endpoint.len().max(1)));
         Ok(FetchStream {
             schema: schema.clone(),
             open: EndpointReaders::new(info.ordered),
-            context: Arc::new(FetchContext { client, tickets, schema }),
-            options: FetchOptions { streams: options.streams.max(1), ..options },
+            context: Arc::new(FetchContext { client, tickets, schema, bodies }),
+            options,
             waiting,
             keeper: None,
             rows: 0,

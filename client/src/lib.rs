@@ -122,6 +122,8 @@ pub struct Client {
     request_id: Option<RequestId>,
     /// The span to which the spans of all calls belong.
     traceparent: Option<HeaderValue>,
+    /// Whether nodes may compress what they send.
+    compress: bool,
 }
 
 fn uri_of(address: &str, is_tls: bool) -> String {
@@ -169,7 +171,8 @@ impl Client {
 
     /// The channel of this client's calls over a connection.
     fn channel_on(&self, channel: MemberChannel) -> ClientChannel {
-        ClientChannel::new(channel, self.session.clone(), self.request_id.clone(), self.traceparent.clone())
+        let (session, request_id) = (self.session.clone(), self.request_id.clone());
+        ClientChannel::new(channel, session, request_id, self.traceparent.clone()).accepting_codecs(self.compress)
     }
 
     /// The client at one of its addresses, and only there.

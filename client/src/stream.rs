@@ -5,9 +5,12 @@
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow_flight::{FlightData, Ticket};
+use http::HeaderValue;
 use http_body_util::Full;
 use tonic::body::Body;
 use tower::{Service, ServiceExt};
+use volley_common::ipc::accepted_codecs::{ACCEPT_CODECS_HEADER, ALL_CODECS};
+use volley_common::ipc::buffer_pool::BufferPool;
 use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::ipc::flight_stream::FlightDataStream;
 use volley_common::{Error, Result, grpc};
@@ -27,11 +30,19 @@ impl BatchStream {
     ///
     /// # Errors
     /// The member's error; UNAVAILABLE if it is unreachable.
-    pub async fn open(mut channel: ClientChannel, ticket: Ticket) -> Result<Self> {
-        let request = grpc::do_get_request(ticket.ticket).map(|body| Body::new(Full::new(body)));
+    pub async fn open(channel: ClientChannel, ticket: Ticket) -> Result<Self> {
+        BatchStream::open_into(channel, ticket, BufferPool::with_shared_blocks()).await
+    }
+
+    /// The same with memory from a pool, which streams before it may have left.
+    pub(super) async fn open_into(mut channel: ClientChannel, ticket: Ticket, bodies: BufferPool) -> Result<Self> {
+        let mut request = grpc::do_get_request(ticket.ticket).map(|body| Body::new(Full::new(body)));
+        if channel.accepts_codecs() {
+            request.headers_mut().insert(ACCEPT_CODECS_HEADER, HeaderValue::from_static(ALL_CODECS));
+        }
         let ready = channel.ready().await.map_err(failed_call)?;
         let response = ready.call(request).await.map_err(failed_call)?;
-        let mut messages = FlightDataStream::new(grpc::response_body(response)?, MAX_MESSAGE).with_shared_blocks();
+        let mut messages = FlightDataStream::with_bodies(grpc::response_body(response)?, bodies, MAX_MESSAGE);
         let mut decoder = BatchDecoder::new(MAX_MESSAGE);
         loop {
             let Some(message) = messages.next_of_reply().await? else {

@@ -85,6 +85,7 @@ impl catalog::Compression {
             catalog::Compression::None => "none",
             catalog::Compression::Lz4 => "lz4",
             catalog::Compression::Zstd => "zstd",
+            catalog::Compression::Auto => "auto",
         }
     }
 }

@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 use tower::{Service, ServiceExt};
 use volley_common::grpc;
+use volley_common::ipc::accepted_codecs::{ACCEPT_CODECS_HEADER, ALL_CODECS};
 use volley_common::ipc::flight_stream::FlightDataStream;
 use volley_common::options::DECOMPRESS_HEADER;
 use volley_common::put_codec::{DO_PUT, PutCodec};
@@ -125,16 +126,16 @@ impl FlightCalls {
         FlightEndpoint::decode(reply).map_err(|e| Error::internal(format!("the renewed ticket cannot be read: {e}")))
     }
 
-    /// Redeems a ticket, which may be a JSON command. `decompress`: whether bodies are sent uncompressed.
+    /// Redeems a ticket, which may be a JSON command. `decompress`: whether bodies are sent uncompressed; if not, nodes may compress
+    /// them for a slow link.
     ///
     /// # Errors
     /// Those of DoGet that are known before its first message.
     pub(crate) async fn get(&self, ticket: Bytes, decompress: bool) -> Result<GetMessages> {
         let mut request = grpc::do_get_request(ticket).map(|body| Body::new(Full::new(body)));
         request.headers_mut().extend(self.headers.clone());
-        if decompress {
-            request.headers_mut().insert(DECOMPRESS_HEADER, HeaderValue::from_static("true"));
-        }
+        let (name, value) = if decompress { (DECOMPRESS_HEADER, "true") } else { (ACCEPT_CODECS_HEADER, ALL_CODECS) };
+        request.headers_mut().insert(name, HeaderValue::from_static(value));
         let mut channel = self.channel.clone();
         let response = channel.ready().await?.call(request).await?;
         Ok(FlightDataStream::new(grpc::response_body(response)?, MAX_MESSAGE))

@@ -29,7 +29,7 @@ pub(crate) struct Representation {
     pub format: Format,
     /// How the whole response is compressed.
     pub coding: ContentCoding,
-    /// Whether the buffers of an Arrow stream may be compressed, as they are stored.
+    /// Whether the buffers of an Arrow stream may be compressed, as they are stored, or for a slow link.
     pub as_stored: bool,
 }
 

@@ -68,6 +68,9 @@ pub struct NodeConfig {
     pub max_concurrent_puts_per_principal: usize,
     /// The largest number of gets at once for which the node decompresses; a further one is refused. Each takes about 4 MiB.
     pub max_decompressing_gets: usize,
+    /// The largest number of gets at once for which the node compresses what it sends, over slow links; a further one gets plain
+    /// messages. Each takes about 4 MiB. 0: none.
+    pub max_compressing_gets: usize,
     /// Memory for what all gets copy, bytes: tickets, headers, batches that are cut. Half of it for one principal.
     pub get_memory_bytes: u64,
     /// The largest number of gets with a filter at once; a further one is refused. Each takes about 4 MiB.
@@ -129,6 +132,7 @@ impl Default for NodeConfig {
             max_concurrent_puts: 4096,
             max_concurrent_puts_per_principal: 0,
             max_decompressing_gets: 128,
+            max_compressing_gets: 128,
             get_memory_bytes: GET_MEMORY,
             max_filtered_gets: 256,
             message_bytes: MESSAGE_BYTES,

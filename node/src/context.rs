@@ -22,6 +22,7 @@ use crate::login::LoginClient;
 use crate::put_resources::PutResources;
 use crate::sql_resources::SqlResources;
 use crate::storage::PartStore;
+use crate::wire_compression::WireCompression;
 
 /// The addresses at which others reach this node.
 #[derive(Clone, Debug, Default)]
@@ -90,6 +91,8 @@ pub struct GetContext {
     pub cluster: Arc<ClusterView>,
     /// The places of gets that decompress.
     pub decompressions: GetSlots,
+    /// The places and threads of gets that compress what they send.
+    pub compression: WireCompression,
     /// The memory for what gets copy.
     pub memory: GetMemory,
     /// The places of gets that filter.
@@ -199,6 +202,7 @@ impl NodeContext {
         let copier = PartCopier::new(store.clone(), pool.clone(), peer_addr.clone(), &config);
         let get = Arc::new(GetContext {
             decompressions: GetSlots::for_decompressing(config.max_decompressing_gets),
+            compression: WireCompression::new(config.max_compressing_gets),
             memory: GetMemory::new(config.get_memory_bytes),
             filters: GetSlots::for_filtering(config.max_filtered_gets),
             scan_threads: ScanThreads::new(max_scan_threads()),

@@ -213,6 +213,7 @@ fn codec(name: &Value) -> Option<Codec> {
         "none" => Some(Codec::None),
         "lz4" => Some(Codec::Lz4),
         "zstd" => Some(Codec::Zstd),
+        "auto" => Some(Codec::Auto),
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use volley_common::ipc::buffer_pool::BufferPool;
 use volley_common::net::Failover;
 use volley_common::{Code, Error, Result};
 
@@ -23,6 +24,8 @@ pub(super) struct FetchContext {
     pub tickets: TicketSource,
     /// The schema of every batch.
     pub schema: SchemaRef,
+    /// The memory of all streams.
+    pub bodies: BufferPool,
 }
 
 /// Why the reading of an endpoint stopped before its end.
@@ -161,16 +164,17 @@ impl EndpointTask<'_> {
 
     /// Streams the endpoint from one location, without the rows that were delivered.
     async fn read_location(&mut self, location: &EndpointLocation) -> Result<(), ReadStopped> {
-        let FetchContext { client, schema, .. } = self.context;
+        let FetchContext { client, schema, bodies, .. } = self.context;
         let mut left_to_skip = self.delivered;
         let from: Arc<str> = client.address_of(location).into();
         let channel = client.channel_at(location)?;
         // A member that hangs keeps the connection open.
         let mut silence = client.pool_of(location).silence(&from);
         let ticket = &self.endpoint.ticket.ticket;
+        let open = || BatchStream::open_into(channel.clone(), ticket.clone(), bodies.for_stream());
         let mut batches = tokio::select! {
             biased;
-            opened = client.authenticated(|| BatchStream::open(channel.clone(), ticket.clone())) => opened?,
+            opened = client.authenticated(open) => opened?,
             error = &mut silence => return Err(error.into()),
         };
         if batches.schema() != schema {

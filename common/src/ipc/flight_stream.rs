@@ -33,12 +33,6 @@ impl<B> FlightDataStream<B> {
     pub fn new(body: B, max_message: usize) -> Self {
         FlightDataStream::with_bodies(body, BufferPool::default(), max_message)
     }
-
-    /// For a reader that keeps the bodies: they share blocks that are large enough for huge pages.
-    pub fn with_shared_blocks(mut self) -> Self {
-        self.decoder.bodies = BufferPool::with_shared_blocks();
-        self
-    }
 }
 
 impl<B, A: BodyAllocator> FlightDataStream<B, A> {

@@ -24,7 +24,9 @@
 //! | [`copy_shared`] | copies of rows whose memory is not their own |
 //! | [`encode`] | single batches to messages; the first rows of a message |
 //! | [`batch_header`] | headers of record batches, and the `app_metadata` that a part keeps in them |
-//! | [`decompress`] | messages without their compression |
+//! | [`decompress`], [`compress`] | messages without their compression, or with one |
+//! | [`accepted_codecs`] | which codecs the reader of a stream accepts |
+//! | [`compressibility`] | what LZ4 would leave of a batch, by samples |
 //! | [`dictionary_keys`] | batches with the keys of dictionaries in place of their values |
 //! | [`project`] | some columns of an encoded message, without a copy |
 //! | [`mod@file`] | Arrow IPC files, written as slices |
@@ -37,10 +39,13 @@
 //! | [`stream_format`] | IPC streams in bytes, as HTTP has them |
 //! | `test_data` | random batches of every type, for tests |
 
+pub mod accepted_codecs;
 pub mod batch_header;
 mod batch_validation;
 pub mod body_builder;
 pub mod buffer_pool;
+pub mod compress;
+pub mod compressibility;
 pub mod conform;
 pub mod copy_shared;
 pub mod decode;

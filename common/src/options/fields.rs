@@ -169,7 +169,7 @@ fn read<T: DeserializeOwned>(name: &str, value: Value) -> Result<Option<T>> {
         let expected = match name {
             "table" | "write_id" | "transaction" | "where" => "a text",
             "mode" => "replace, create, append or create_append",
-            "compression" => "none, lz4 or zstd",
+            "compression" => "none, lz4, zstd or auto",
             "preserve_batches" => "true or false",
             "version" | "limit" | "retention_s" | "ttl_s" => "a whole number that is not negative",
             _ => "a whole number from 1 on",

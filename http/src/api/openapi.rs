@@ -23,7 +23,7 @@ const MEANINGS: [(&str, &str, &str); 24] = [
     ("shards", "integer", "Partitions of a new table."),
     ("shard_by", "string", "Columns whose hash determines a row's shard, separated by commas."),
     ("replicas", "integer", "Copies of every part."),
-    ("compression", "string", "none, lz4 or zstd."),
+    ("compression", "string", "none, lz4, zstd or auto."),
     ("retention_s", "integer", "Seconds for which replaced rows remain readable."),
     ("ttl_s", "integer", "Seconds after its last write at which the table is dropped; 0: never."),
     ("stats_columns", "string", "Columns of which parts have statistics, separated by commas."),

@@ -64,7 +64,7 @@ impl FlightRows {
         }
     }
 
-    /// The bodies as they are stored.
+    /// The bodies as they are stored, or compressed for a slow link.
     pub fn as_stored(self) -> Self {
         FlightRows { decompress: false, ..self }
     }

@@ -48,6 +48,9 @@ pub struct NodeArgs {
     /// The largest number of gets with `decompress` at once, of compressed tables.
     #[arg(long)]
     pub max_decompressing_gets: Option<usize>,
+    /// The largest number of gets at once that are compressed over slow links; 0: none.
+    #[arg(long)]
+    pub max_compressing_gets: Option<usize>,
     /// Memory for what all gets copy, bytes, half of it for one principal.
     #[arg(long)]
     pub get_memory_bytes: Option<u64>,

@@ -7,6 +7,7 @@
 //! | [`part_scan`] | rows of parts, filtered and projected, also for queries |
 //! | [`ticket_parts`] | the parts of a ticket in order, and what happens to one that is damaged |
 //! | [`frames`] | the schema and the messages as frames |
+//! | [`compressing`] | messages that are compressed on the way, over a slow link |
 //! | [`local`] | the messages of a part on this node's disk, window by window |
 //! | [`remote`] | the messages of a part that other nodes hold: their replies, with fail-over |
 //! | [`peer_stream`] | another node's reply, as messages or as the bytes that arrive |
@@ -17,6 +18,7 @@
 //! is in the request's extensions, and must suffice for the ticket. A node that reads from another one for a get asserts the
 //! get's caller, and the other one checks the ticket like any.
 
+pub mod compressing;
 pub mod filtered;
 pub mod frames;
 pub mod local;
@@ -54,6 +56,7 @@ use volley_common::{Error, Result, clock, grpc};
 
 use crate::assertion::{AssertedCaller, is_refused_by_coordinator};
 use crate::context::GetContext;
+use compressing::CompressingGet;
 use filtered::FilteredReader;
 use reader::TicketReader;
 use remote::HOP_HEADER;
@@ -126,7 +129,14 @@ async fn open_ticket(context: Arc<GetContext>, head: &Parts, ticket: &[u8]) -> R
     let mut subject = GetSubject::default();
     let is_hop = is_hop(&head.headers, &access);
     let opened = match redeem_ticket(&context, ticket, &head.headers, &access, &caller, &mut subject).await {
-        Ok(ticket) => open_reader(&context, ticket, &access, caller, is_hop).await,
+        Ok(ticket) => {
+            // Another node passes on what it gets. A reader that cannot decompress says so.
+            let compression = match is_hop || ticket.decompress {
+                true => None,
+                false => CompressingGet::new(&context.compression, head, CallerKey::of(&access)).map(Box::new),
+            };
+            open_reader(&context, ticket, &access, caller, is_hop, compression).await
+        }
         Err(error) => Err(error),
     };
     let event = AuditEvent {
@@ -158,20 +168,21 @@ async fn open_reader(
     access: &Access,
     caller: AssertedCaller,
     is_hop: bool,
+    compression: Option<Box<CompressingGet>>,
 ) -> Result<GetReader> {
     let context = context.clone();
     if ticket.filter.is_empty() {
         let projected_schema = if ticket.columns.is_some() { ticket.schema.len() } else { 0 };
         let memory = context.memory.admit(&CallerKey::of(access), ticket.encoded_len(), projected_schema)?;
         let reader = TicketReader::new(context, ticket, is_hop)?.on_behalf_of(caller).within(memory);
-        return Ok(GetReader::Stored(reader));
+        return Ok(GetReader::Stored(reader.compressed(compression)));
     }
     let access = access.clone();
     // A long filter takes a while to be parsed.
     let open = move || FilteredReader::new(context, ticket, &access, caller, is_hop);
     let opened = tokio::task::spawn_blocking(open).await;
     let reader = opened.unwrap_or_else(|e| Err(Error::internal(format!("reading a filter failed: {e}"))));
-    reader.map(GetReader::Filtered)
+    reader.map(|reader| GetReader::Filtered(reader.compressed(compression)))
 }
 
 /// What is found out about a get before its ticket is redeemed.

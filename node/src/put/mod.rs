@@ -7,7 +7,7 @@
 //! | [`handshake`] | reads the first messages: descriptor, options, schema |
 //! | [`plan`] | begins the write at the coordinators, which choose the targets |
 //! | [`feed`] | queues the messages for the writer |
-//! | [`write`](mod@write) | messages become parts ([`part_sink`]), on the threads of [`writers`]; [`shards`] (pure) splits rows into shards, [`blocks`] counts their blocks; [`part_events`] says what becomes of the parts |
+//! | [`write`](mod@write) | messages become parts ([`part_sink`]), on the threads of [`writers`]; [`shards`] (pure) splits rows into shards, [`blocks`] counts their blocks; [`part_events`] says what becomes of the parts, [`part_compression`] how they are compressed |
 //! | [`growth`] | bounds what is stored by what was sent |
 //! | [`replicate`] | lets the holders of the parts copy them while they are written |
 //! | [`commit`] | commits the write, or rolls it back |
@@ -25,6 +25,7 @@ pub mod commit;
 pub mod feed;
 pub mod growth;
 pub mod handshake;
+pub mod part_compression;
 pub mod part_events;
 pub mod part_sink;
 pub mod plan;

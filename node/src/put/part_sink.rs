@@ -17,6 +17,7 @@ use volley_common::{Error, Result, TableName};
 
 use super::blocks::ShardSink;
 use super::growth::GrowthLimit;
+use super::part_compression::part_compression;
 use super::part_events::{PartEvent, PartEventSender, PendingPart};
 use crate::put_memory::{DictionaryKeys, PutMemory};
 use crate::storage::{
@@ -126,7 +127,8 @@ impl PartSink {
         }
     }
 
-    fn create(&mut self, shard: u32) -> Result<OpenShardPart> {
+    /// A new part of a shard, which begins with these rows.
+    fn create(&mut self, shard: u32, first: &RecordBatch) -> Result<OpenShardPart> {
         let seq = self.next_seq;
         self.next_seq += 1;
         let mut writer = self.config.store.create(PartSpec {
@@ -135,7 +137,7 @@ impl PartSink {
             write: self.config.write_id.clone(),
             seq,
             schema: self.config.schema.clone(),
-            compression: self.compression,
+            compression: part_compression(self.compression, first),
         })?;
         if !self.stats_columns.is_empty() {
             writer.choose_statistics(&self.stats_columns);
@@ -153,10 +155,10 @@ impl PartSink {
         if spec.shard_by.is_empty() { 1 } else { spec.shards.max(1) as usize }
     }
 
-    /// The writer of the shard's open part, or of a new one.
-    fn writer(&mut self, shard: u32) -> Result<&mut PartWriter> {
+    /// The writer of the shard's open part, or of a new one, which begins with these rows.
+    fn writer(&mut self, shard: u32, next: &RecordBatch) -> Result<&mut PartWriter> {
         if !self.open.contains_key(&shard) {
-            let new = self.create(shard)?;
+            let new = self.create(shard, next)?;
             self.open.insert(shard, new);
         }
         let missing = || Error::internal("a part that was just created is missing");
@@ -294,7 +296,7 @@ impl PartSink {
 
 impl ShardSink for PartSink {
     fn write(&mut self, shard: u32, batch: &RecordBatch) -> Result<()> {
-        match self.writer(shard)?.write(batch)? {
+        match self.writer(shard, batch)?.write(batch)? {
             BatchWrite::Written => {}
             BatchWrite::NeedsNewPart if self.is_started(shard) => {
                 self.end_part(shard)?;
@@ -312,10 +314,10 @@ impl ShardSink for PartSink {
 
     fn write_whole(&mut self, shard: u32, batch: &RecordBatch, app_metadata: &[u8]) -> Result<()> {
         self.check_whole(batch, app_metadata)?;
-        if self.writer(shard)?.write_whole(batch, app_metadata)? == BatchWrite::NeedsNewPart {
+        if self.writer(shard, batch)?.write_whole(batch, app_metadata)? == BatchWrite::NeedsNewPart {
             // The open part has another dictionary.
             self.end_part(shard)?;
-            if self.writer(shard)?.write_whole(batch, app_metadata)? == BatchWrite::NeedsNewPart {
+            if self.writer(shard, batch)?.write_whole(batch, app_metadata)? == BatchWrite::NeedsNewPart {
                 return Err(Error::exhausted(format!(
                     "table {:?} has preserve_batches, and a batch uses more than {MAX_WHOLE_BATCH_BYTES} bytes of dictionary values: \
                      send smaller batches",

@@ -42,7 +42,7 @@ pub struct PartSpec {
     pub seq: u64,
     /// The table's schema (as parsed from `Table.schema`).
     pub schema: SchemaRef,
-    /// Compression of message bodies.
+    /// Compression of message bodies; `Auto` is none.
     pub compression: Compression,
 }
 
@@ -331,7 +331,8 @@ impl FinishedPart {
 
 fn encoding_options(compression: Compression) -> Result<IpcWriteOptions> {
     let codec = match compression {
-        Compression::None => None,
+        // Whoever writes a part of such a table has chosen before.
+        Compression::None | Compression::Auto => None,
         Compression::Lz4 => Some(CompressionType::LZ4_FRAME),
         Compression::Zstd => Some(CompressionType::ZSTD),
     };

@@ -13,12 +13,15 @@ import resource
 import sys
 import threading
 import time
+import urllib.request
 
 import numpy
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.flight as flight
+import pyarrow.parquet as pq
 
+import quack
 import training
 
 # Gets before the one that counts.
@@ -225,6 +228,30 @@ def package_get(job, sources):
     return outcome | {"anonymous": max(anonymous() - before, 0), "bytes": kept[0].nbytes}
 
 
+def download(job, sources):
+    """A Parquet file over HTTP, decoded to a table."""
+
+    def work():
+        with urllib.request.urlopen(job["url"]) as reply:
+            table = pq.read_table(pa.BufferReader(reply.read()))
+        assert table.num_rows == job["rows"], f"{table.num_rows} rows arrived instead of {job['rows']}"
+        return {"rows": table.num_rows, "bytes": job["bytes"]}
+
+    return measured(work)
+
+
+def read_quack(job, sources):
+    """A table of DuckDB by its protocol Quack."""
+    db = quack.connect()
+
+    def work():
+        table = quack.read(db, job["uri"])
+        assert table.num_rows == job["rows"], f"{table.num_rows} rows arrived instead of {job['rows']}"
+        return {"rows": table.num_rows, "bytes": job["bytes"]}
+
+    return measured(work)
+
+
 def train(job, sources):
     """Shuffled batches, as programs that train read them."""
     return training.train(job, sources.get(job["source"]), measured)
@@ -237,6 +264,8 @@ JOBS = {
     "package_put": package_put,
     "package_get": package_get,
     "train": train,
+    "download": download,
+    "quack": read_quack,
 }
 
 

@@ -46,7 +46,9 @@ pub async fn run() -> Result<()> {
         | ClientJob::Drain(_)
         | ClientJob::PackagePut(_)
         | ClientJob::PackageGet(_)
-        | ClientJob::Train(_) => Err("this job is for the client in Python".into()),
+        | ClientJob::Train(_)
+        | ClientJob::Download(_)
+        | ClientJob::Quack(_) => Err("this job is for the client in Python".into()),
     };
     match &outcome {
         Ok(outcome) => println!("{}", serde_json::to_string(outcome).map_err(|e| e.to_string())?),
@@ -132,7 +134,8 @@ fn batch_of(schema: &SchemaRef, rows: usize, random: &mut SmallRng) -> Result<Re
 }
 
 async fn get(get: RustGetJob) -> Result<JobOutcome> {
-    let (client, name) = (connect(&get.address).await?, name(&get.table)?);
+    let client = Client::builder().address(&get.address).compress(!get.plain).connect().await;
+    let (client, name) = (client.map_err(|e| e.message)?, name(&get.table)?);
     let how = FetchOptions { streams: get.streams, ..FetchOptions::default() };
     let all = async || -> Result<Vec<RecordBatch>> {
         let fetch = client.get(&name, &Options::default(), how.clone()).await.map_err(|e| e.message)?;

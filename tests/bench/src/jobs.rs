@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// A job for a client. The Python client runs the first six, the Rust client the others.
+/// A job for a client. The Python client runs the first eight, the Rust client the others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum ClientJob {
@@ -21,6 +21,10 @@ pub enum ClientJob {
     PackageGet(PackageGetJob),
     /// Read shuffled batches, as programs that train do.
     Train(TrainingJob),
+    /// Download a Parquet file by HTTP, and decode it.
+    Download(DownloadJob),
+    /// Read a table of DuckDB by its protocol Quack.
+    Quack(QuackJob),
     /// Put a table by Volley's own client.
     RustPut(RustPutJob),
     /// Get a table by Volley's own client.
@@ -29,6 +33,14 @@ pub enum ClientJob {
     Small(SmallCallsJob),
     /// `get_flight_info` at a fixed rate.
     Infos(FlightInfoJob),
+}
+
+impl ClientJob {
+    /// Whether its client needs no unmeasured round: it warms up by itself, or is bound by its link.
+    pub fn is_repeated(&self) -> bool {
+        let warm = matches!(self, ClientJob::RustGet(_) | ClientJob::PackageGet(_) | ClientJob::Infos(_));
+        warm || matches!(self, ClientJob::Download(_) | ClientJob::Quack(_))
+    }
 }
 
 /// The rows of a table.
@@ -195,6 +207,28 @@ pub struct TrainingJob {
     pub position: u64,
 }
 
+/// A Parquet file over HTTP.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DownloadJob {
+    /// Where it is.
+    pub url: String,
+    /// Rows that must arrive.
+    pub rows: u64,
+    /// Bytes of their values in Arrow.
+    pub bytes: u64,
+}
+
+/// A table of DuckDB by Quack.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct QuackJob {
+    /// Where it is served.
+    pub uri: String,
+    /// Rows that must arrive.
+    pub rows: u64,
+    /// Bytes of their values in Arrow.
+    pub bytes: u64,
+}
+
 /// A put by Volley's own client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RustPutJob {
@@ -219,6 +253,9 @@ pub struct RustGetJob {
     pub streams: usize,
     /// Rows that must arrive.
     pub rows: u64,
+    /// Whether nodes must not compress on the way.
+    #[serde(default)]
+    pub plain: bool,
 }
 
 /// What each of many small calls does.

@@ -41,7 +41,7 @@ fn since(client: &Client, before: &LocalReadCounts) -> (u64, u64) {
 }
 
 /// A counter of a node.
-async fn counter(node: &ServerProcess, name: &str) -> u64 {
+pub(super) async fn counter(node: &ServerProcess, name: &str) -> u64 {
     let (_, text) = node.http("/metrics").await.unwrap();
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
     value.unwrap_or(0)

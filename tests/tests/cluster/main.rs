@@ -32,6 +32,7 @@ mod staged_writes;
 mod startup;
 mod stored_results;
 mod tables;
+mod thin_wire;
 mod tickets;
 mod tls;
 mod transactions;

@@ -77,6 +77,7 @@ pub const ROLE_KEYS: [(&str, &[&str]); 2] = [
             "high_water",
             "local_socket",
             "low_water",
+            "max_compressing_gets",
             "max_concurrent_copies",
             "max_concurrent_puts",
             "max_concurrent_puts_per_principal",

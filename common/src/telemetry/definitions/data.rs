@@ -81,6 +81,14 @@ pub const GETS: &[Metric] = &[
     Metric::new(
         Counter,
         Nodes,
+        "volley_get_saved_bytes_total",
+        "bytes",
+        &[],
+        "Bytes that gets did not send because they compressed on the way.",
+    ),
+    Metric::new(
+        Counter,
+        Nodes,
         "volley_filtered_gets_refused_total",
         "streams",
         &[],

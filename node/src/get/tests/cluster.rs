@@ -73,6 +73,13 @@ impl TestNode {
         TestNode::configured(config, NodeSecurity::open(), serve).await
     }
 
+    /// A node that compresses for so many gets at once.
+    pub async fn compressing(max_gets: usize) -> Self {
+        let config = NodeConfig { max_compressing_gets: max_gets, ..without_coordinator() };
+        let serve = |node: Arc<NodeContext>, request| async move { serve_get(node.get.clone(), request).await };
+        TestNode::configured(config, NodeSecurity::open(), serve).await
+    }
+
     /// A node that filters for so many gets at once.
     pub async fn filtering(max_gets: usize) -> Self {
         let config = NodeConfig { max_filtered_gets: max_gets, ..without_coordinator() };

@@ -13,6 +13,7 @@ mod python;
 mod rust;
 mod shapes;
 mod sweep;
+mod thin;
 mod training;
 
 /// The name of the case that measures the Python package.
@@ -79,6 +80,11 @@ pub const CASES: &[BenchCase] = &[
         name: LOCAL,
         about: "get the reference table by the node's files, by the wire, and from the C++ server",
         run: |b| Box::pin(local::get(b)),
+    },
+    BenchCase {
+        name: "thin",
+        about: "lineitem over 15 Gb/s, 1 Gb/s and 100 Mb/s, in a network namespace of its own",
+        run: |b| Box::pin(thin::get(b)),
     },
     BenchCase { name: "sweep", about: "messages of 0.5 to 4 MiB", run: |b| Box::pin(sweep::sweep(b)) },
 ];

@@ -19,8 +19,13 @@ pub(super) async fn get(bench: &mut Bench) -> Result<(), String> {
     for contender in &mut contenders {
         let address = bench.running(contender.system).coordinators()[0].clone();
         let rows = new.source.rows();
-        contender.plan =
-            JobPlan::Job(ClientJob::RustGet(RustGetJob { address, table: REFERENCE.into(), streams: STREAMS, rows }));
+        contender.plan = JobPlan::Job(ClientJob::RustGet(RustGetJob {
+            address,
+            table: REFERENCE.into(),
+            streams: STREAMS,
+            rows,
+            plain: false,
+        }));
     }
     let series = bench.rounds(&contenders).await?;
     bench.report.add(CaseReport::new("rust-get", about(&new.source, "Volley's client in Rust, 4 streams"), series));
