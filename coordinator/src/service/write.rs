@@ -169,6 +169,7 @@ impl WriteService {
         }
         let StagePartsRequest { write, stream, mut parts, schema, attempt, only_first, begun } = request;
         limit_statistics(&mut parts);
+        in_order(&mut parts);
         let lease_ms = self.lease_ms;
         let command = StageParts { write, stream, parts, lease_ms, schema, attempt, only_first, begun };
         self.raft.propose(Op::StageParts(command)).await?;
@@ -209,6 +210,12 @@ fn limit_statistics(parts: &mut [Part]) {
     /// More than [`MAX_PART_BOUNDS_BYTES`](volley_common::ipc::statistics::MAX_PART_BOUNDS_BYTES): nodes may be of a later version.
     const MAX_BYTES: usize = 1024;
     parts.iter_mut().filter(|part| part.statistics.len() > MAX_BYTES).for_each(|part| part.statistics = Bytes::new());
+}
+
+/// Sorts the parts of a stream as the node wrote them. It tells them in the order in which they became durable, and the catalog keeps
+/// the order that it is told.
+fn in_order(parts: &mut [Part]) {
+    parts.sort_by_key(|part| part.seq);
 }
 
 /// What the write does: one that creates the table or appends to it depends on `table`.

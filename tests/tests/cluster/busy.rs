@@ -39,7 +39,8 @@ async fn append(client: &Client, number: i64) -> Vec<Error> {
 #[tokio::test(flavor = "multi_thread")]
 async fn puts_succeed_while_all_members_rarely_run() {
     // Neither elections nor reports of nodes are what is tested.
-    let coordinator_flags = ["--election-ms", "12000", "--node-timeout-ms", "600000"].map(String::from).to_vec();
+    let flags = ["--election-ms", "12000", "--node-timeout-ms", "600000", "--repair-delay-ms", "600000"];
+    let coordinator_flags = flags.map(String::from).to_vec();
     let mut cluster = TestCluster::start_with(ClusterOptions { coordinator_flags, ..ClusterOptions::default() }).await;
     rows::put(&cluster.client().await, "t", &Options::default(), -ROWS..0).await.unwrap();
     let mut clients = Vec::new();

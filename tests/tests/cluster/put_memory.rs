@@ -214,7 +214,8 @@ async fn put_beyond_the_limit_is_refused_at_once_with_a_hint() {
     });
     wait_for(Duration::from_secs(10), "the client is refused", async || {
         let (_, metrics) = cluster.nodes[0].http("/metrics").await?;
-        let refused = metrics.lines().find_map(|line| line.strip_prefix("volley_puts_refused_total "))?;
+        let refused =
+            metrics.lines().find_map(|line| line.strip_prefix("volley_puts_refused_total{scope=\"all\"} "))?;
         (refused.parse::<f64>().ok()? >= 2.0).then_some(())
     })
     .await;

@@ -140,3 +140,10 @@ async fn temporary_rows_go_only_into_a_table_that_expires() {
         assert_eq!(error.code, code, "{error}");
     }
 }
+
+#[test]
+fn parts_of_a_stream_have_the_order_in_which_they_were_written() {
+    let mut parts = [2, 0, 1].map(|seq| Part { seq, ..Part::default() });
+    in_order(&mut parts);
+    assert_eq!(parts.map(|part| part.seq), [0, 1, 2]);
+}
