@@ -3,7 +3,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`csv_rows`], [`json_rows`], [`json`] | text to cells and values, with their lines |
+//! | [`csv_rows`], [`mod@json_rows`], [`json`] | text to cells and values, with their lines |
 //! | [`number`], [`time`] | what counts as a number, a date, a time, and which type holds it |
 //! | [`duration`] | durations and intervals, which inference takes for text |
 //! | [`object_fields`] | the fields of JSON objects by name |
