@@ -64,7 +64,7 @@ const STATEMENTS: [&str; 20] = [
     "SELECT l.id, l.k, r.k AS other, r.v FROM {l} l LEFT JOIN {r} r ON l.k = r.k AND r.v > 100",
     "SELECT l.id, r.id AS other, r.k FROM {l} l RIGHT JOIN {r} r ON l.k = r.k WHERE l.id IS NULL OR l.id % 2 = 0",
     "SELECT l.id, l.k, r.id AS other, r.k AS other_k FROM {l} l FULL JOIN {r} r ON l.k = r.k",
-    "SELECT l.id, r.id AS other FROM {l} l JOIN {r} r ON l.k IS NOT DISTINCT FROM r.k AND l.id < r.id",
+    "SELECT l.id, r.id AS other FROM {l} l JOIN {r} r ON (l.k IS NOT DISTINCT FROM r.k) AND l.id < r.id",
     "SELECT l.id, r.id AS other FROM {l} l JOIN {r} r ON l.id + 40 < r.id",
     "SELECT a.id, b.id AS second, c.id AS third FROM {l} a JOIN {r} b ON a.k = b.k JOIN {l} c ON b.k = c.k AND c.id < a.id",
     "SELECT id, k FROM {l} l WHERE EXISTS (SELECT 1 FROM {r} r WHERE r.k = l.k AND r.v IS NOT NULL)",
