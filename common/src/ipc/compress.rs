@@ -215,7 +215,14 @@ struct BodySlices<'a> {
 impl<'a> BodySlices<'a> {
     fn new(slices: &'a [Bytes]) -> Self {
         let mut len = 0;
-        let starts = slices.iter().map(|slice| std::mem::replace(&mut len, len + slice.len())).collect();
+        let starts = slices
+            .iter()
+            .map(|slice| {
+                let start = len;
+                len += slice.len();
+                start
+            })
+            .collect();
         BodySlices { slices, starts, len }
     }
 
