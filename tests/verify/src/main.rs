@@ -19,7 +19,6 @@
 #![allow(clippy::print_stdout, reason = "it prints its report")]
 
 mod fuzz;
-mod member_check;
 mod packaged_programs;
 mod release_suites;
 mod steps;
@@ -27,7 +26,6 @@ mod steps;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use member_check::MemberCheck;
 use steps::{STEPS, StepForms, VerifyPurpose, VerifyStep};
 use volley_verify::{Project, VerifyResult, run};
 
@@ -38,9 +36,6 @@ const PROGRAMS: [&str; 5] = ["volley", "volley-coordinator", "volley-node", "vol
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(check) = MemberCheck::of_environment() {
-        return check.check_target(&arguments);
-    }
     if let [first, more @ ..] = &arguments[..]
         && let Some(script) = release_suites::script(first)
     {

@@ -5,7 +5,6 @@ use std::process::Command;
 
 use volley_verify::{Project, VerifyResult, python_package, run};
 
-use crate::member_check::MemberCheck;
 use crate::packaged_programs::{DEPENDENCY_CHECKER, MDBOOK};
 use crate::{fuzz, release_suites};
 
@@ -131,7 +130,7 @@ fn format(project: &Project, _: VerifyPurpose) -> VerifyResult {
 }
 
 fn lint(project: &Project, _: VerifyPurpose) -> VerifyResult {
-    MemberCheck::Lint.run(project, &["--all-targets"])
+    run(&mut project.cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
 }
 
 fn test(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
@@ -201,7 +200,7 @@ fn demo(project: &Project, _: VerifyPurpose) -> VerifyResult {
 }
 
 fn docs(project: &Project, _: VerifyPurpose) -> VerifyResult {
-    MemberCheck::Docs.run(project, &["--lib", "--bins"])
+    run(project.cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 fn book(project: &Project, _: VerifyPurpose) -> VerifyResult {
