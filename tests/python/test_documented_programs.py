@@ -11,7 +11,7 @@ from cluster import environment
 
 ROOT = pathlib.Path(__file__).parents[2]
 ADDRESS = "grpc://127.0.0.1:8815"
-PAGES = ("README.md", "docs/options.md", "docs/how-to/large-tables.md")
+PAGES = ("README.md", "docs/options.md")
 SECONDS = 120
 
 
