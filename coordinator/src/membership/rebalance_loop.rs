@@ -191,8 +191,9 @@ impl NodeMembership {
     fn order_copies(&self) {
         let (nodes, now) = (self.node_sets(), Instant::now());
         for (id, copy) in self.next_copies(&nodes, now) {
+            let kind = if copy.moves { "rebalance" } else { "repair" };
             if let Some(number) = self.send_order(copy.to, What::Copy(copy.order)) {
-                metrics::counter!("volley_repair_copies_ordered_total").increment(1);
+                metrics::counter!("volley_repair_copies_ordered_total", "kind" => kind).increment(1);
                 self.state.lock().copies.start(id, copy.to, copy.from, number, now);
             }
         }

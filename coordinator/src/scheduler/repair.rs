@@ -181,6 +181,8 @@ pub struct CopyOrder {
     pub from: NodeId,
     /// The order to send.
     pub order: CopyPart,
+    /// The part has enough copies and only moves: rebalancing, not repair.
+    pub moves: bool,
 }
 
 /// What to do about a part now.
@@ -225,7 +227,8 @@ pub fn next_copy(catalog: &Catalog, nodes: &NodeSets, load: &CopyLoad, id: PartI
         sources: addresses.collect(),
         background: true,
     };
-    CopyDecision::Order(Box::new(CopyOrder { to, from, order }))
+    let moves = priority == CopyPriority::Move;
+    CopyDecision::Order(Box::new(CopyOrder { to, from, order, moves }))
 }
 
 /// Writable nodes that do not hold the part: those in zones without a copy first, then in the shard's rendezvous order.

@@ -187,6 +187,16 @@ fn part_without_need_is_skipped_when_its_turn_comes() {
     assert_eq!((next(7), next(8)), (CopyDecision::Skip, CopyDecision::Skip));
 }
 
+#[test]
+fn move_of_a_part_is_told_from_a_repair() {
+    let catalog = catalog(&[(7, &[1]), (8, &[1, 3])]);
+    let moves = |id| match next_copy(&catalog, &nodes(&catalog), &CopyLoad::default(), PartId(id)) {
+        CopyDecision::Order(copy) => Some(copy.moves),
+        CopyDecision::Wait | CopyDecision::Skip => None,
+    };
+    assert_eq!((moves(7), moves(8)), (Some(false), Some(true)));
+}
+
 /// (part, node) of the excess copies.
 fn excess(catalog: &Catalog) -> Vec<(u128, u64)> {
     let excess = excess_copies(catalog, &nodes(catalog), 99);
