@@ -134,8 +134,71 @@ fn problem_schema() -> Value {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::fmt::Write;
 
     use super::*;
+    use crate::negotiation::ROW_FORMATS;
+
+    const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/http-reference.md");
+
+    const INTRODUCTION: &str = "\
+# HTTP reference
+
+For those who write a client of Arrow over HTTP: every operation, with what it takes and returns. [http.md](http.md) shows how they are used, with identity, errors, ranges and compression. Every member serves the same list as an OpenAPI document, at `/api/v1/openapi.json`.
+
+`{table}` is the name of a table: its components joined by slashes, which are not escaped; all else is, as in any path. A test generates this page from the table of operations (`http/src/api/operations.rs`).
+
+| operation | what it does | parameters | headers | body | response |
+|---|---|---|---|---|---|
+";
+
+    fn in_code(words: &[&str]) -> String {
+        words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+    }
+
+    fn in_words(content: OperationContent) -> &'static str {
+        match content {
+            OperationContent::Nothing => "",
+            OperationContent::Rows => "rows",
+            OperationContent::Json => "JSON",
+            OperationContent::Statement => "a statement",
+            OperationContent::RowsOrJson => "rows, or JSON",
+        }
+    }
+
+    fn page() -> String {
+        let mut text = String::from(INTRODUCTION);
+        for operation in &OPERATIONS {
+            let (method, path, summary) = (operation.method.to_uppercase(), operation.path, operation.summary);
+            let (parameters, headers) = (in_code(operation.parameters), in_code(operation.headers));
+            let (request, response) = (in_words(operation.request), in_words(operation.response));
+            writeln!(text, "| `{method} {path}` | {summary} | {parameters} | {headers} | {request} | {response} |")
+                .unwrap();
+        }
+        text.push_str("\n## Parameters and headers\n\n| name | type | meaning |\n|---|---|---|\n");
+        for (name, kind, meaning) in MEANINGS {
+            writeln!(text, "| `{name}` | {kind} | {meaning} |").unwrap();
+        }
+        text.push_str("\n## Rows, statements, errors\n\n| media type | parameter `format` |\n|---|---|\n");
+        for (media, format, _) in ROW_FORMATS {
+            writeln!(text, "| `{media}` | `{format}` |").unwrap();
+        }
+        let statements = in_code(&OperationContent::Statement.media_types());
+        writeln!(text, "\nA statement is {statements}. An error is a problem document, `{PROBLEM_JSON}`.").unwrap();
+        text
+    }
+
+    #[test]
+    fn reference_page_is_up_to_date() {
+        if std::env::var_os("VOLLEY_UPDATE_DOCS").is_some() {
+            std::fs::write(PAGE, page()).unwrap();
+            return;
+        }
+        assert!(
+            std::fs::read_to_string(PAGE).unwrap_or_default() == page(),
+            "docs/http-reference.md is out of date: VOLLEY_UPDATE_DOCS=1 cargo test -p volley-http openapi"
+        );
+    }
 
     #[test]
     fn document_has_every_operation_and_parameter() {
