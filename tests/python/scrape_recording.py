@@ -9,8 +9,8 @@ import subprocess
 import threading
 import urllib.request
 
-# A member that hangs is one that cannot be scraped.
-SCRAPE_SECONDS = 2
+# A member that hangs is one that cannot be scraped. A coordinator waits a second for a leader.
+SCRAPE_SECONDS = 4
 PAUSE_SECONDS = 0.5
 # More passes than any condition takes.
 MOST_PASSES = 300

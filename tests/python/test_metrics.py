@@ -128,6 +128,17 @@ def test_refused_calls_are_counted_by_their_code(measured):
         assert value(scrape(measured, member), "volley_authentications_total", result="accepted") >= 1
 
 
+def test_coordinator_without_a_majority_has_no_leader(own):
+    cluster = own(coordinators=3, nodes=1)
+    survivor, *others = cluster.coordinators
+    has_leader = lambda: value(families(scrape_open(cluster, survivor)), "volley_has_leader")
+    wait_until(lambda: has_leader() == 1, 20, "there is a leader")
+    for other in others:
+        other.kill()
+    # Also a follower, which still knows whom it followed.
+    wait_until(lambda: has_leader() == 0, 30, "nobody leads")
+
+
 def test_unknown_methods_share_a_label(shared, name):
     import grpc
 

@@ -79,7 +79,7 @@ pub const REPAIR: &[Metric] = &[
 
 /// Raft.
 pub const RAFT: &[Metric] = &[
-    Metric::new(Gauge, Coordinators, "volley_has_leader", "one", &[], "1 while this coordinator knows a leader.")
+    Metric::new(Gauge, Coordinators, "volley_has_leader", "one", &[], "1 while this coordinator knows a leader that a majority follows; each scrape asks for that, and waits a second at most.")
         .worry("0 at a majority: nothing can be written."),
     Metric::new(Gauge, Coordinators, "volley_is_leader", "one", &[], "1 while this coordinator leads."),
     Metric::new(Gauge, Coordinators, "volley_raft_role", "one", &["role"], "1 for the role that this coordinator has: `leader`, `follower`, `candidate`, `learner`, `stopped`; 0 for the others.")
