@@ -144,6 +144,8 @@ def test_alerts_fire_on_their_faults_and_on_no_healthy_cluster(own, alerts):
     recording.make(3)
     with repeated(write_read_and_query, cluster):
         recording.until(lambda of: of.last("volley_scrub_bytes_total") > 0, "parts are verified", least=20)
+        # A rate needs two samples.
+        recording.make(2)
     healthy = recording.minute()
     any_alert = f'group by (alertname) (last_over_time(ALERTS{{alertstate="firing", alertname!~"{OF_THE_MACHINE}"}}[1d]))'
     checks = [(any_alert, healthy, [])]
