@@ -47,6 +47,11 @@ class ScrapeRecording:
         found = (values[-1] for key, values in self.series.items() if len(values) == self.passes and is_of(key, name, label))
         return sum(float(value) for value in found)
 
+    def recorded(self, least):
+        """The metrics of which a series has this many samples."""
+        samples = {key: sum(value not in ("_", "stale") for value in values) for key, values in self.series.items()}
+        return {key.partition("{")[0] for key, count in samples.items() if count >= least}
+
     def _pass(self):
         members = self.cluster.members()
         with concurrent.futures.ThreadPoolExecutor(len(members)) as threads:
