@@ -112,8 +112,8 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
         .add_service(flight_service.server());
     for listener in flight {
         let listener_tls = tls.flight(&listener.name);
+        let limits = services.config.server.limits().named(&listener.name);
         let router = CoordinatorRouter::for_clients(&services, client_routes.clone(), &listener.name.into());
-        let limits = services.config.server.limits();
         // The first listener's: pages have no listener of their own.
         pages.connect(lifecycle.serve_in_process(router.clone(), limits));
         lifecycle.serve_clients(listener.socket, listener_tls, router, limits);

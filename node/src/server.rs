@@ -93,6 +93,7 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
         let is_plaintext = tls.flight(&first.name).accepts_plaintext();
         let caller = if is_plaintext { Caller::Plaintext } else { Caller::Anonymous };
         let limits = limits.with_connections((limits.connections / 8).min(MAX_LOCAL_CONNECTIONS), 0);
+        let limits = limits.named("local_socket");
         let reads = LocalReadService::new(&state, local.announced.id);
         lifecycle.serve_local(local.socket, caller, router(&first.name)?, reads, limits);
     }
@@ -100,6 +101,7 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
         let router = router(&listener.name)?;
         // The first listener's: pages have no listener of their own.
         pages.connect(lifecycle.serve_in_process(router.clone(), limits));
+        let limits = limits.named(&listener.name);
         lifecycle.serve_clients(listener.socket, tls.flight(&listener.name), router, limits);
     }
     lifecycle.serve_peers(peer, tls.peer(), TonicService(Routes::new(peer::service(&state))));

@@ -125,7 +125,8 @@ async fn serve_app(listener: TcpListener, tls: Arc<ListenerTls>, app: Router, li
                 continue;
             }
         };
-        let counted = GaugeGuard::count(metrics::gauge!("volley_connections", "port" => PortKind::Http.label()));
+        let port = PortKind::Http.label();
+        let counted = GaugeGuard::count(metrics::gauge!("volley_connections", "port" => port, "listener" => ""));
         let opening = opening.admit(peer.ip());
         let (tls, app, stop, close) = (tls.clone(), app.clone(), stop.clone(), close.clone());
         connections.spawn(async move {

@@ -66,6 +66,8 @@ const END_STREAMS_BEFORE: Duration = Duration::from_secs(5);
 pub struct ServerLimits {
     /// Whom it serves.
     pub port: PortKind,
+    /// The name of the listener, in metrics; empty for one without.
+    pub listener: &'static str,
     /// Concurrent connections; a further one is closed as soon as it is accepted.
     pub connections: usize,
     /// Concurrent connections of one IPv4 address, or of one IPv6 network of 64 bits.
@@ -87,6 +89,7 @@ impl ServerLimits {
     pub fn for_clients(listeners: usize) -> Self {
         ServerLimits {
             port: PortKind::Flight,
+            listener: "",
             streams: MAX_STREAMS,
             header_bytes: settings::HEADER_LIST,
             opening: OPENING_TIMEOUT,
@@ -103,6 +106,18 @@ impl ServerLimits {
         let connections = connections.max(1);
         let per_address = if per_address == 0 { connections / 2 } else { per_address };
         ServerLimits { connections, connections_per_address: per_address.max(1), ..self }
+    }
+
+    /// The same for the listener with this name, which is kept as long as the process runs.
+    pub fn named(self, listener: &str) -> Self {
+        let name: Box<str> = listener.into();
+        ServerLimits { listener: Box::leak(name), ..self }
+    }
+
+    /// Counts a connection, until the guard is dropped.
+    fn count_connection(&self) -> GaugeGuard {
+        let (port, listener) = (self.port.label(), self.listener);
+        GaugeGuard::count(metrics::gauge!("volley_connections", "port" => port, "listener" => listener))
     }
 
     /// The limits of the listener for members.
@@ -208,8 +223,7 @@ pub async fn serve_tls<S: Http2Service>(
         };
         let opening = opening.admit(peer.ip());
         let http = settings::server(limits.streams, limits.header_bytes, others);
-        let counted = GaugeGuard::count(metrics::gauge!("volley_connections", "port" => limits.port.label()));
-        let _permit = (permit, counted);
+        let _permit = (permit, limits.count_connection());
         let accepted = AcceptedConnection { stream, peer, tls: tls.clone(), limits, opening, _permit };
         connections.spawn(serve_connection(accepted, http, service.clone(), stages.clone()));
     }

@@ -142,6 +142,7 @@ mod tests {
     fn labels_are_few_and_none_is_a_name_of_a_client() {
         let known = [
             "port",
+            "listener",
             "method",
             "code",
             "scope",

@@ -16,7 +16,6 @@ use super::{
 };
 use crate::http2::settings;
 use crate::local_read::PREFACE;
-use crate::telemetry::GaugeGuard;
 use crate::tls::Caller;
 
 /// What a client on this machine has as its address.
@@ -53,7 +52,7 @@ pub async fn serve_unix<S: Http2Service, L: LocalProtocol>(
                 continue;
             }
         };
-        let counted = GaugeGuard::count(metrics::gauge!("volley_connections", "port" => limits.port.label()));
+        let counted = limits.count_connection();
         let http = settings::server(limits.streams, limits.header_bytes, others);
         let (service, local, stages, caller) = (service.clone(), local.clone(), stages.clone(), caller.clone());
         connections.spawn(async move {

@@ -16,7 +16,7 @@ pub const CALLS: &[Metric] = &[
         .worry("Near `max_calls`."),
     Metric::new(Counter, Members, "volley_calls_refused_total", "calls", &["scope"], "Calls beyond a limit, by scope: `all` (`max_calls`), `principal` (`max_calls_per_principal`), `unidentified`, `other_service`.")
         .worry("It grows: clients wait and try again."),
-    Metric::new(Gauge, Members, "volley_connections", "connections", &["port"], "Open connections, by port: `flight`, `peer`, `http`.")
+    Metric::new(Gauge, Members, "volley_connections", "connections", &["port", "listener"], "Open connections, by port (`flight`, `peer`, `http`) and by the name of the Flight listener: empty for one without a name and for other ports, `local_socket` for clients on a node's machine.")
         .worry("Near `max_connections`."),
     Metric::new(Counter, Members, "volley_connections_refused_total", "connections", &["port", "scope"], "Connections that were closed at once, by scope: `all` (`max_connections`) or `network` (`max_connections_per_address`).")
         .worry("It grows."),
