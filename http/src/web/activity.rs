@@ -1,5 +1,6 @@
 //! The page Activity: what this member does, and did in the last hour; the open writes of the cluster. It is for operators.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -239,7 +240,7 @@ fn failures(samples: &[Arc<MetricsSample>]) -> Vec<FailureRow> {
         }
     }
     let mut rows: Vec<_> = found.into_iter().collect();
-    rows.sort_by(|(_, a), (_, b)| b.1.cmp(&a.1));
+    rows.sort_by_key(|(_, (_, last))| Reverse(*last));
     let row = |((method, code), (calls, last)): (&(String, String), (f64, u64))| FailureRow {
         method: method.clone(),
         code: code.clone(),
