@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use volley_common::{Error, Result};
 
+use super::figures::items;
 use crate::caller::HttpCaller;
 use crate::flight_calls::FlightCalls;
 use crate::state::HttpState;
@@ -55,6 +56,20 @@ pub(crate) struct PageVisit {
     pub calls: FlightCalls,
     /// The reply to `whoami`.
     pub who: Value,
+}
+
+impl PageVisit {
+    /// Whether the visitor has one of these roles on the whole cluster. Only for what a page asks for, so that the page of everybody
+    /// makes no call that is refused, and in the audit log: the rights are checked by what it calls.
+    pub fn has_cluster_role(&self, roles: &[&str]) -> bool {
+        has_cluster_role(&self.who, roles)
+    }
+}
+
+fn has_cluster_role(who: &Value, roles: &[&str]) -> bool {
+    let has =
+        |grant: &Value| grant["prefix"] == "/" && grant["role"].as_str().is_some_and(|role| roles.contains(&role));
+    who["open"] == true || items(&who["grants"]).any(has)
 }
 
 impl PageVisitor {
@@ -178,6 +193,19 @@ mod tests {
         let (mut head, ()) = request.body(()).unwrap().into_parts();
         let state = HttpState::new(&ServerConfig::new("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "data"));
         PageVisitor::from_request_parts(&mut head, &state).await.unwrap()
+    }
+
+    #[test]
+    fn roles_of_the_cluster_are_those_without_a_prefix() {
+        let who = |role: &str, prefix: &str| json!({ "open": false, "grants": [{ "role": role, "prefix": prefix }] });
+        let operators = ["operator", "admin"];
+        assert!(
+            has_cluster_role(&who("operator", "/"), &operators) && has_cluster_role(&who("admin", "/"), &["admin"])
+        );
+        for (role, prefix) in [("operator", "/"), ("admin", "sales"), ("owner", "/")] {
+            assert!(!has_cluster_role(&who(role, prefix), &["admin"]), "{role} {prefix}");
+        }
+        assert!(has_cluster_role(&json!({ "open": true, "grants": [] }), &["admin"]));
     }
 
     #[tokio::test]
