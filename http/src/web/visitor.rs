@@ -109,9 +109,9 @@ impl PageVisitor {
         if self.is_new { self.cookie(BROWSER, &self.key) } else { None }
     }
 
-    /// The cookie with a session token.
+    /// The cookie with a session token; none if browsers would not keep it.
     pub fn session_cookie(&self, token: &str) -> Option<HeaderValue> {
-        self.cookie(SESSION, token)
+        if token.len() <= MAX_COOKIE { self.cookie(SESSION, token) } else { None }
     }
 
     /// What removes the cookie of the session.
@@ -249,5 +249,6 @@ mod tests {
         assert!(visitor.end_session().unwrap().to_str().unwrap().ends_with("; Max-Age=0"));
         assert_eq!((visitor.host.as_str(), visitor.path.as_str()), ("volley.example", "/ui/tables?q=a"));
         assert!(visitor.session_cookie("a\nb").is_none());
+        assert!(visitor.session_cookie(&"t".repeat(MAX_COOKIE + 1)).is_none(), "it would not be read back");
     }
 }
