@@ -4,7 +4,7 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow_flight::{FlightData, Ticket};
+use arrow_flight::Ticket;
 use http::HeaderValue;
 use http_body_util::Full;
 use tonic::body::Body;

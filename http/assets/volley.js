@@ -41,7 +41,11 @@
       events.close();
       say(`no longer live: ${event.data}`);
     });
-    events.addEventListener("error", () => say("not live: the member does not answer"));
+    // A browser does not come back to what was refused.
+    events.addEventListener("error", () => {
+      const isOver = events.readyState === EventSource.CLOSED;
+      say(isOver ? "no longer live: reload the page" : "not live: the member does not answer");
+    });
     addEventListener("pagehide", () => events.close());
   };
 

@@ -102,10 +102,12 @@ impl MessageCompressor {
             let bytes = body.range(buffer).ok_or_else(|| Error::invalid(format!("buffer {at} is malformed")))?;
             buffers.push(self.encoder.append(&bytes).map_err(failed)?);
         }
-        let compressed = self.encoder.take_body();
+        let mut compressed = self.encoder.take_body();
         if compressed.len() > body.len - body.len / 20 {
             return Ok(None);
         }
+        // It has grown in steps, and is in memory as long as the reader is slow.
+        compressed.shrink_to_fit();
         let mut builder = FlatBufferBuilder::new();
         let values = batch_with(&mut builder, &batch, &buffers, self.codec);
         let values = match &dictionary {

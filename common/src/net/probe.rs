@@ -237,7 +237,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn connection_without_an_answer_is_replaced_after_a_while() {
         let channel = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        let mut connection = ProbeConnection::new(channel);
+        let mut connection = ProbeConnection::new(MemberChannel::new(channel));
         assert!(connection.record(Err(ProbeFailure::Unanswered)), "the member may be busy");
         tokio::time::advance(RECONNECT_AFTER).await;
         assert!(!connection.record(Err(ProbeFailure::Unanswered)));

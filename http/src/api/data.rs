@@ -67,7 +67,7 @@ pub(crate) async fn get(caller: HttpCaller, uri: Uri, headers: HeaderMap) -> Res
     let tickets = WaitingTickets::new(&calls, endpoints);
     let mut source = FlightRows::new(calls, tickets, &plan.schema, share, base);
     if representation.as_stored {
-        source = source.as_stored();
+        source = source.with_stored_compression();
     }
     let most = most_rows(read.limit(), range);
     if range.is_some() || most.is_some() {

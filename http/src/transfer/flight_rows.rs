@@ -65,7 +65,7 @@ impl FlightRows {
     }
 
     /// The bodies as they are stored, or compressed for a slow link.
-    pub fn as_stored(self) -> Self {
+    pub fn with_stored_compression(self) -> Self {
         FlightRows { decompress: false, ..self }
     }
 

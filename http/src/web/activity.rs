@@ -239,7 +239,7 @@ fn failures(samples: &[Arc<MetricsSample>]) -> Vec<FailureRow> {
         }
     }
     let mut rows: Vec<_> = found.into_iter().collect();
-    rows.sort_by(|(_, a), (_, b)| b.1.cmp(&a.1));
+    rows.sort_by_key(|(_, (_, last))| std::cmp::Reverse(*last));
     let row = |((method, code), (calls, last)): (&(String, String), (f64, u64))| FailureRow {
         method: method.clone(),
         code: code.clone(),

@@ -103,6 +103,9 @@ struct DrainLine {
 /// Shows the page.
 pub(crate) async fn page(visitor: PageVisitor) -> Result<Response, PageError> {
     let visit = visitor.enter().await?;
+    if !visit.has_cluster_role(&["operator", "admin"]) {
+        return limited(&visit).await;
+    }
     let status = match visit.calls.action("cluster_status", &json!({})).await {
         Err(error) if error.code == Code::PermissionDenied => return limited(&visit).await,
         status => status?,

@@ -71,7 +71,7 @@ fn to_login(visitor: &PageVisitor) -> Response {
 
 fn error_page(visitor: &PageVisitor, failure: &PageError, request_id: &str) -> Response {
     let error = failure.error();
-    let (title, remedy) = explained(error.code);
+    let (title, remedy) = explained(error);
     let page = MessagePage {
         shell: PageShell::new(visitor, None, title),
         tone: if error.code == Code::Unavailable { "warn" } else { "bad" },
@@ -90,8 +90,8 @@ fn error_page(visitor: &PageVisitor, failure: &PageError, request_id: &str) -> R
 }
 
 /// The title of an error's page, and what a visitor can do.
-fn explained(code: Code) -> (&'static str, &'static str) {
-    match code {
+fn explained(error: &Error) -> (&'static str, &'static str) {
+    match error.code {
         Code::NotFound => {
             ("Not found", "It may have been dropped, or you may not read it: look at the list of tables.")
         }
@@ -102,7 +102,10 @@ fn explained(code: Code) -> (&'static str, &'static str) {
         Code::Unavailable | Code::DeadlineExceeded => {
             ("Not available now", "Reload the page in a moment, or open that of another member.")
         }
-        Code::ResourceExhausted => ("Too much at once", "Wait a moment, and reload the page."),
+        Code::ResourceExhausted if error.retry_after_ms.is_some() => {
+            ("Too much at once", "Wait a moment, and reload the page.")
+        }
+        Code::ResourceExhausted => ("A limit is reached", ""),
         Code::InvalidArgument | Code::OutOfRange => ("Not understood", ""),
         _ => ("It did not work", ""),
     }

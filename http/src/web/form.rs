@@ -27,9 +27,22 @@ pub(crate) async fn read(visitor: &PageVisitor, headers: &HeaderMap, body: Body)
         let error = Error::invalid(format!("a form is sent as {FORM}"));
         return Err(Problem::with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE, error).into());
     }
-    let body = UploadBody::new(body, headers, MAX_FORM)?.collect().await?;
+    let body = body_of(headers, body).await.map_err(of_form)?;
     let text = String::from_utf8(body).map_err(|_| Error::invalid("the form is not UTF-8"))?;
     let mut fields = QueryParameters::parse(Some(&text))?;
     visitor.check_csrf(fields.take("csrf")?.as_deref())?;
     Ok(fields)
+}
+
+async fn body_of(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> {
+    UploadBody::new(body, headers, MAX_FORM)?.collect().await
+}
+
+/// The limit of a form is no setting, and nobody sends a form in parts.
+fn of_form(problem: Problem) -> Problem {
+    if problem.status() != StatusCode::PAYLOAD_TOO_LARGE {
+        return problem;
+    }
+    let error = Error::exhausted("the form is larger than 3 MiB: run a statement that is so long by Flight");
+    Problem::with_status(StatusCode::PAYLOAD_TOO_LARGE, error)
 }

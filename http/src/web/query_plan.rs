@@ -10,7 +10,7 @@ const HEAD: &str = "The node that got the query";
 /// What runs together, in tasks on one node or on several.
 pub(crate) struct PlanStage {
     pub title: String,
-    /// Bytes that came from other stages.
+    /// Bytes that came from other nodes.
     pub moved: String,
     pub operators: Vec<PlanOperator>,
 }
@@ -58,7 +58,7 @@ pub(crate) fn stages(text: &str) -> Vec<PlanStage> {
     for stage in &mut stages {
         let received: f64 = stage.operators.iter().map(|one| one.received).sum();
         if received > 0.0 {
-            stage.moved = format!("{} came from other stages", size(received as u64));
+            stage.moved = format!("{} came from other nodes", size(received as u64));
         }
         for one in &mut stage.operators {
             one.share = if slowest > 0.0 { (one.seconds / slowest * 100.0) as u64 } else { 0 };
@@ -67,12 +67,15 @@ pub(crate) fn stages(text: &str) -> Vec<PlanStage> {
     stages
 }
 
-/// `───── Stage 1 ── tasks=3, partitions=9` without its lines.
+/// `───── Stage 1 ── tasks=3, partitions=9` without its lines, and without the metrics that may follow.
 fn stage_title(text: &str) -> String {
     let mut parts = text.split('─').map(str::trim).filter(|part| !part.is_empty());
     match (parts.next(), parts.next()) {
         (Some(name), _) if name.starts_with("DistributedExec") => HEAD.into(),
-        (Some(name), Some(tasks)) => format!("{name}: {}", tasks.split(" metrics=").next().unwrap_or_default()),
+        (Some(name), Some(tasks)) => {
+            let counts: Vec<&str> = tasks.split_whitespace().take(2).collect();
+            format!("{name}: {}", counts.join(" "))
+        }
         (Some(name), None) => name.to_string(),
         (None, _) => "Stage".into(),
     }
@@ -85,6 +88,13 @@ fn operator(line: &str, first: usize) -> Option<PlanOperator> {
     let (exchange, body) = match body.strip_prefix("[Stage ").and_then(|rest| rest.split_once("] => ")) {
         Some((stage, rest)) => (Some(stage), rest),
         None => (None, body),
+    };
+    // A leaf has a line for each of its tasks: `t0: PartScanExec: table=...`.
+    let (task, body) = match body.strip_prefix('t').and_then(|rest| rest.split_once(": ")) {
+        Some((task, rest)) if !task.is_empty() && task.bytes().all(|digit| digit.is_ascii_digit()) => {
+            (Some(task), rest)
+        }
+        _ => (None, body),
     };
     let (description, metrics) = match body.rsplit_once("metrics=[") {
         Some((description, metrics)) => (description.trim_end_matches([' ', ',']), metrics.trim_end_matches(']')),
@@ -103,7 +113,11 @@ fn operator(line: &str, first: usize) -> Option<PlanOperator> {
     figures.extend(received.map(|bytes| format!("{} received", size(bytes as u64))));
     Some(PlanOperator {
         depth: (indent.saturating_sub(first) / 2).min(MAX_DEPTH),
-        name: exchange.map_or_else(|| name.to_string(), |stage| format!("{name} from stage {stage}")),
+        name: match (exchange, task) {
+            (Some(stage), _) => format!("{name} from stage {stage}"),
+            (None, Some(task)) => format!("{name} of task {task}"),
+            (None, None) => name.to_string(),
+        },
         figures: figures.join(" · "),
         detail: detail.trim_start_matches([':', ',', ' ']).chars().take(300).collect(),
         share: 0,
@@ -137,22 +151,21 @@ fn metric(metrics: &str, key: &str) -> Option<f64> {
     }
 }
 
-/// A number with its unit: counts as they are, times in seconds, sizes in bytes.
+/// A number with its unit: counts as they are, also those of bytes, whose `B` is a billion; times in seconds.
 fn amount(text: &str) -> Option<f64> {
     let text = text.trim();
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let scale = match unit.trim() {
-        "" | "s" | "B" => 1.0,
+        "" | "s" => 1.0,
         "ns" => 1e-9,
         "µs" | "μs" | "us" => 1e-6,
         "ms" => 1e-3,
         "m" => 60.0,
         "K" => 1e3,
         "M" => 1e6,
-        "KB" | "KiB" => 1024.0,
-        "MB" | "MiB" => 1_048_576.0,
-        "GB" | "GiB" => 1_073_741_824.0,
+        "B" => 1e9,
+        "T" => 1e12,
         _ => return None,
     };
     Some(number.parse::<f64>().ok()? * scale)
@@ -179,7 +192,7 @@ mod tests {
             stages.iter().map(|stage| stage.title.as_str()).collect::<Vec<_>>(),
             [HEAD, "Stage 1: tasks=2, partitions=9"]
         );
-        assert_eq!(stages[0].moved, "1.10 kB came from other stages");
+        assert_eq!(stages[0].moved, "1.10 kB came from other nodes");
         let exchange = &stages[0].operators[1];
         assert_eq!(
             (exchange.name.as_str(), exchange.depth, exchange.exchange),
@@ -189,6 +202,20 @@ mod tests {
         let scan = &stages[1].operators[0];
         assert_eq!((scan.figures.as_str(), scan.share, scan.depth), ("1,000 rows · 6.00 ms", 100, 0));
         assert_eq!(scan.detail, "table=\"a/<b>\" version=3");
+    }
+
+    #[test]
+    fn leaf_has_a_step_for_each_task() {
+        let text = "\
+  ┌───── Stage 1 ── tasks=2, partitions=9 plan_bytes={0:5, 1:6}
+  │ DistributedLeafExec:
+  │   t0: PartScanExec: table=t, metrics=[output_rows=1.20 B, bytes_received=2.00 T]
+";
+        let stages = stages(text);
+        assert_eq!(stages[0].title, "Stage 1: tasks=2, partitions=9");
+        let scan = &stages[0].operators[1];
+        assert_eq!((scan.name.as_str(), scan.depth, scan.detail.as_str()), ("PartScanExec of task 0", 1, "table=t"));
+        assert_eq!(scan.figures, "1,200,000,000 rows · 2.00 TB received");
     }
 
     #[test]

@@ -73,10 +73,10 @@ pub(crate) async fn read(
     schema: &[u8],
     window: RowWindow,
 ) -> Result<PageRows> {
-    let (schema, batches) = batches(caller, calls, tickets, schema, window).await?;
+    let (schema, mut batches) = WindowBatches::open(caller, calls, tickets, schema, window).await?;
     let mut page = PageRows { columns: names(&schema), ..PageRows::default() };
-    for batch in &batches {
-        add_rows(&mut page.rows, batch)?;
+    while let Some(batch) = batches.next().await? {
+        add_rows(&mut page.rows, &batch)?;
     }
     page.has_more = page.rows.len() > window.rows;
     page.rows.truncate(window.rows);
@@ -96,43 +96,48 @@ pub(crate) async fn read(
 /// As [`read`].
 pub(crate) async fn read_text(caller: &HttpCaller, calls: FlightCalls, ticket: Bytes) -> Result<String> {
     let window = RowWindow { skip: 0, rows: MAX_TEXT_ROWS };
-    let (_, batches) = batches(caller, calls, WaitingTickets::only(ticket), &[], window).await?;
+    let (_, mut batches) = WindowBatches::open(caller, calls, WaitingTickets::only(ticket), &[], window).await?;
     let mut text = ShortText { text: String::new(), limit: MAX_TEXT };
-    for batch in &batches {
-        let Some(column) = batch.columns().last() else { continue };
-        let options = FormatOptions::default();
-        let formatter = ArrayFormatter::try_new(column.as_ref(), &options).map_err(|e| no_text(&e))?;
-        for row in 0..batch.num_rows() {
-            // A text that is full stays as it is.
-            let _ = writeln!(text, "{}", formatter.value(row));
-        }
+    while let Some(batch) = batches.next().await? {
+        add_lines(&mut text, &batch)?;
     }
     Ok(text.text)
 }
 
-/// The rows of a window, and one more if there are more.
-async fn batches(
-    caller: &HttpCaller,
-    calls: FlightCalls,
-    tickets: WaitingTickets,
-    schema: &[u8],
-    window: RowWindow,
-) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-    let share = caller.take_memory(MEMORY)?;
-    let wanted = window.rows as u64 + 1;
-    let mut source = FlightRows::new(calls, tickets, schema, share, MEMORY).with_rows(window.skip, Some(wanted));
-    let mut decoder = BatchDecoder::new(MAX_MESSAGE);
-    let header = source.open().await?;
-    let DecodedMessage::Schema(schema) = decoder.push(FlightData::new().with_data_header(header))? else {
-        return Err(Error::internal("a read does not begin with a schema"));
-    };
-    let mut batches = Vec::new();
-    while let Some(message) = source.next().await? {
-        if let DecodedMessage::Batch(batch) = decoder.push(message)? {
-            batches.push(batch);
-        }
+/// The rows of a window, and one more if there are more. Its batches are taken one after the other, because each may be large: the
+/// memory of the request has room for one.
+struct WindowBatches {
+    source: FlightRows,
+    decoder: BatchDecoder,
+}
+
+impl WindowBatches {
+    async fn open(
+        caller: &HttpCaller,
+        calls: FlightCalls,
+        tickets: WaitingTickets,
+        schema: &[u8],
+        window: RowWindow,
+    ) -> Result<(SchemaRef, Self)> {
+        let share = caller.take_memory(MEMORY)?;
+        let wanted = window.rows as u64 + 1;
+        let mut source = FlightRows::new(calls, tickets, schema, share, MEMORY).with_rows(window.skip, Some(wanted));
+        let mut decoder = BatchDecoder::new(MAX_MESSAGE);
+        let header = source.open().await?;
+        let DecodedMessage::Schema(schema) = decoder.push(FlightData::new().with_data_header(header))? else {
+            return Err(Error::internal("a read does not begin with a schema"));
+        };
+        Ok((schema, WindowBatches { source, decoder }))
     }
-    Ok((schema, batches))
+
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        while let Some(message) = self.source.next().await? {
+            if let DecodedMessage::Batch(batch) = self.decoder.push(message)? {
+                return Ok(Some(batch));
+            }
+        }
+        Ok(None)
+    }
 }
 
 fn no_text(error: &ArrowError) -> Error {
@@ -154,6 +159,18 @@ fn add_rows(rows: &mut Vec<CellRow>, batch: &RecordBatch) -> Result<()> {
     for row in 0..batch.num_rows() {
         let cells = shown.iter().zip(&formatters).map(|(column, formatter)| cell(column, formatter, row)).collect();
         rows.push(CellRow { cells });
+    }
+    Ok(())
+}
+
+/// Adds the last column of a batch, a line for each row.
+fn add_lines(text: &mut ShortText, batch: &RecordBatch) -> Result<()> {
+    let Some(column) = batch.columns().last() else { return Ok(()) };
+    let options = FormatOptions::default();
+    let formatter = ArrayFormatter::try_new(column.as_ref(), &options).map_err(|e| no_text(&e))?;
+    for row in 0..batch.num_rows() {
+        // A text that is full stays as it is.
+        let _ = writeln!(text, "{}", formatter.value(row));
     }
     Ok(())
 }

@@ -8,6 +8,8 @@ use super::figures::{count_of, items, number, plural, text};
 
 /// The most shards that are shown.
 const MAX_SHARDS: usize = 512;
+/// The most nodes that have a column.
+const MAX_NODES: usize = 64;
 
 /// A cell of a picture, with its meaning in words.
 pub(crate) struct ShardCell {
@@ -58,10 +60,12 @@ pub(crate) fn by_node(layout: &Value) -> ShardTable {
             nodes.entry(node["node"].as_str().unwrap_or_default()).or_insert(node);
         }
     }
-    let note = match shards.len().checked_sub(MAX_SHARDS) {
-        Some(more @ 1..) => format!("The first {MAX_SHARDS} shards; {more} more are not shown."),
-        _ => String::new(),
+    let more = |what: &str, all: usize, most: usize| {
+        let more = all.saturating_sub(most);
+        (more > 0).then(|| format!("The first {most} {what}; {more} more are not shown."))
     };
+    let notes = [more("shards", shards.len(), MAX_SHARDS), more("nodes", nodes.len(), MAX_NODES)];
+    let nodes: Vec<(&str, &Value)> = nodes.into_iter().take(MAX_NODES).collect();
     let row = |shard: &Value| {
         let (_, state) = state(shard);
         ShardRow {
@@ -74,7 +78,7 @@ pub(crate) fn by_node(layout: &Value) -> ShardTable {
         }
     };
     ShardTable {
-        note,
+        note: notes.into_iter().flatten().collect::<Vec<_>>().join(" "),
         rows: shards.iter().take(MAX_SHARDS).map(row).collect(),
         nodes: nodes.iter().map(|(id, node)| shard_node(id, node)).collect(),
     }
@@ -160,5 +164,20 @@ mod tests {
         let tones = |row: usize| table.rows[row].cells.iter().map(|cell| cell.tone).collect::<Vec<_>>();
         assert_eq!((tones(0), tones(1)), (vec!["good", "good", "blank"], vec!["good", "blank", "bad"]));
         assert_eq!((tones(2), table.rows[1].reasons.len()), (vec!["blank", "none", "blank"], 1));
+    }
+
+    #[test]
+    fn large_table_is_cut_and_says_so() {
+        let shard = |number: usize| {
+            let placed = json!([{ "node": format!("{number:04}"), "address": "h:1", "condition": "ok" }]);
+            json!({ "shard": number, "parts": 1, "rows": 1, "placed": placed, "holders": [], "missing": [] })
+        };
+        let shards: Vec<Value> = (0..515).map(shard).collect();
+        let table = by_node(&json!({ "shards": shards }));
+        assert_eq!((table.rows.len(), table.rows[0].cells.len(), table.nodes.len()), (512, 64, 64));
+        assert_eq!(
+            table.note,
+            "The first 512 shards; 3 more are not shown. The first 64 nodes; 451 more are not shown."
+        );
     }
 }

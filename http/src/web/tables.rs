@@ -52,7 +52,7 @@ pub(crate) async fn page(visitor: PageVisitor, uri: Uri) -> Result<Response, Pag
     let (names, note) = match listed(&visit, &query).await {
         Ok(names) => (names, String::new()),
         // Too many to list: a prefix makes them fewer.
-        Err(error) if error.code == Code::ResourceExhausted => {
+        Err(error) if error.code == Code::ResourceExhausted && error.retry_after_ms.is_none() => {
             (Vec::new(), format!("{}. Search for the beginning of a name that ends in a slash: sales/", error.message))
         }
         Err(error) => return Err(error.into()),
@@ -61,6 +61,7 @@ pub(crate) async fn page(visitor: PageVisitor, uri: Uri) -> Result<Response, Pag
     let shown: Vec<String> = names[first..].iter().take(PER_PAGE).cloned().collect();
     let end = first + shown.len();
     let count = match names.len() {
+        _ if !note.is_empty() => String::new(),
         0 if query.is_empty() => "There are no tables that you may read.".to_string(),
         0 => "No table that you may read has such a name.".to_string(),
         all if shown.len() == all => plural(all as u64, "table"),

@@ -84,6 +84,15 @@ async fn form_with_the_secret_of_its_page_is_taken() {
 }
 
 #[tokio::test]
+async fn form_that_is_too_large_is_refused() {
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let response = answer("POST", "/ui/sql", &[form], &"a".repeat((3 << 20) + 1)).await;
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let page = text(response).await;
+    assert!(page.contains("the form is larger than 3 MiB") && page.contains("A limit is reached"), "{page}");
+}
+
+#[tokio::test]
 async fn start_leads_to_the_cluster_and_unknown_pages_are_not_found() {
     for path in ["/", "/ui", "/ui/"] {
         let response = answer("GET", path, &[], "").await;

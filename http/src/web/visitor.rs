@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use volley_common::{Error, Result};
 
+use super::figures::items;
 use crate::caller::HttpCaller;
 use crate::flight_calls::FlightCalls;
 use crate::state::HttpState;
@@ -57,6 +58,20 @@ pub(crate) struct PageVisit {
     pub who: Value,
 }
 
+impl PageVisit {
+    /// Whether the visitor has one of these roles on the whole cluster. Only for what a page asks for, so that the page of everybody
+    /// makes no call that is refused, and in the audit log: the rights are checked by what it calls.
+    pub fn has_cluster_role(&self, roles: &[&str]) -> bool {
+        has_cluster_role(&self.who, roles)
+    }
+}
+
+fn has_cluster_role(who: &Value, roles: &[&str]) -> bool {
+    let has =
+        |grant: &Value| grant["prefix"] == "/" && grant["role"].as_str().is_some_and(|role| roles.contains(&role));
+    who["open"] == true || items(&who["grants"]).any(has)
+}
+
 impl PageVisitor {
     /// Connects, and asks who the visitor is.
     ///
@@ -94,9 +109,9 @@ impl PageVisitor {
         if self.is_new { self.cookie(BROWSER, &self.key) } else { None }
     }
 
-    /// The cookie with a session token.
+    /// The cookie with a session token; none if browsers would not keep it.
     pub fn session_cookie(&self, token: &str) -> Option<HeaderValue> {
-        self.cookie(SESSION, token)
+        if token.len() <= MAX_COOKIE { self.cookie(SESSION, token) } else { None }
     }
 
     /// What removes the cookie of the session.
@@ -180,6 +195,19 @@ mod tests {
         PageVisitor::from_request_parts(&mut head, &state).await.unwrap()
     }
 
+    #[test]
+    fn roles_of_the_cluster_are_those_without_a_prefix() {
+        let who = |role: &str, prefix: &str| json!({ "open": false, "grants": [{ "role": role, "prefix": prefix }] });
+        let operators = ["operator", "admin"];
+        assert!(
+            has_cluster_role(&who("operator", "/"), &operators) && has_cluster_role(&who("admin", "/"), &["admin"])
+        );
+        for (role, prefix) in [("operator", "/"), ("admin", "sales"), ("owner", "/")] {
+            assert!(!has_cluster_role(&who(role, prefix), &["admin"]), "{role} {prefix}");
+        }
+        assert!(has_cluster_role(&json!({ "open": true, "grants": [] }), &["admin"]));
+    }
+
     #[tokio::test]
     async fn form_of_another_browser_is_refused() {
         let one = visitor(&[("cookie", "volley_browser=0123; other=x")]).await;
@@ -221,5 +249,6 @@ mod tests {
         assert!(visitor.end_session().unwrap().to_str().unwrap().ends_with("; Max-Age=0"));
         assert_eq!((visitor.host.as_str(), visitor.path.as_str()), ("volley.example", "/ui/tables?q=a"));
         assert!(visitor.session_cookie("a\nb").is_none());
+        assert!(visitor.session_cookie(&"t".repeat(MAX_COOKIE + 1)).is_none(), "it would not be read back");
     }
 }

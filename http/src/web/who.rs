@@ -82,17 +82,15 @@ const AUDIT: Columns = &[
 pub(crate) async fn page(visitor: PageVisitor) -> Result<Response, PageError> {
     let visit = visitor.enter().await?;
     let (calls, nothing) = (&visit.calls, json!({}));
-    let (grants, tokens, users, audit) = tokio::join!(
-        calls.action("list_grants", &nothing),
-        calls.action("list_tokens", &nothing),
-        calls.action("list_users", &nothing),
-        calls.action("list_audit", &nothing),
-    );
+    let (grants, tokens) = tokio::join!(calls.action("list_grants", &nothing), calls.action("list_tokens", &nothing));
     let mut lists = Vec::new();
     lists.extend(list("grants", "Grants", GRANTS, grants));
     lists.extend(list("tokens", "Service tokens", TOKENS, tokens).map(|list| WhoList { revocable: true, ..list }));
-    lists.extend(list("users", "Users", USERS, users));
-    lists.extend(audit_list(audit));
+    if visit.has_cluster_role(&["admin"]) {
+        let (users, audit) = tokio::join!(calls.action("list_users", &nothing), calls.action("list_audit", &nothing));
+        lists.extend(list("users", "Users", USERS, users));
+        lists.extend(audit_list(audit));
+    }
     let page = WhoPage { shell: visit.shell("Who"), you: you(&visit.who), lists };
     visit.show(&page)
 }

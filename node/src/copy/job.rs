@@ -25,9 +25,17 @@ pub enum CopyOrigin {
         background: bool,
     },
     /// From the node that may still write it. It has its place among the copies of open parts.
-    Writer(OwnedSemaphorePermit),
+    Writer {
+        /// Given back at the end.
+        _place: OwnedSemaphorePermit,
+    },
     /// From the order itself. It has its place among those.
-    Content(Bytes, OwnedSemaphorePermit),
+    Content {
+        /// The whole file.
+        content: Bytes,
+        /// Given back at the end.
+        _place: OwnedSemaphorePermit,
+    },
 }
 
 impl CopyJob {
@@ -38,6 +46,6 @@ impl CopyJob {
 
     /// Whether its source may still write it.
     pub fn is_open(&self) -> bool {
-        matches!(self.origin, CopyOrigin::Writer(_))
+        matches!(self.origin, CopyOrigin::Writer { .. })
     }
 }

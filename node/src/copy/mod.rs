@@ -123,8 +123,8 @@ impl PartCopier {
             return Ok(CopyOpenPartReply { end: None, busy: true });
         };
         let origin = match has_content {
-            true => CopyOrigin::Content(order.content, place),
-            false => CopyOrigin::Writer(place),
+            true => CopyOrigin::Content { content: order.content, _place: place },
+            false => CopyOrigin::Writer { _place: place },
         };
         self.run(CopyJob { part, table, sources: vec![order.source], origin }).await?;
         let held = self.0.store.held(&[id]).pop();
@@ -180,8 +180,8 @@ impl PartCopier {
         let copying = async move {
             let measured = MeasuredCopy::begin(background);
             let copied = match &job.origin {
-                CopyOrigin::Content(content, _) => copier.store_content(&job, content.clone()).await,
-                CopyOrigin::Holder { .. } | CopyOrigin::Writer(_) => copier.copy_from_any(&job, &stop).await,
+                CopyOrigin::Content { content, .. } => copier.store_content(&job, content.clone()).await,
+                CopyOrigin::Holder { .. } | CopyOrigin::Writer { .. } => copier.copy_from_any(&job, &stop).await,
             };
             measured.end(copied.is_ok());
             copied?;
@@ -232,7 +232,7 @@ impl PartCopier {
         let permits = match job.origin {
             CopyOrigin::Holder { background: true } => Some(&self.0.background),
             CopyOrigin::Holder { background: false } => Some(&self.0.foreground),
-            CopyOrigin::Writer(_) | CopyOrigin::Content(..) => None,
+            CopyOrigin::Writer { .. } | CopyOrigin::Content { .. } => None,
         };
         let _permit = tokio::select! {
             permit = acquire(permits) => permit?,

@@ -17,14 +17,19 @@ use super::message::EncodedMessage;
 use crate::wire_compression::WireCompression;
 use crate::wire_compression::link_policy::{LinkPolicy, SentMessages};
 
+/// After so many plain bytes the compressed ones before them have left this process, whose HTTP/2 holds about 4 MiB of a stream.
+const PLACE_BYTES: u64 = 8 << 20;
+
 /// Compresses what one get sends, and measures how fast it is sent.
 pub struct CompressingGet {
     shared: WireCompression,
     caller: CallerKey,
     client: Option<IpAddr>,
     policy: LinkPolicy,
-    /// Held from the first message on that is compressed.
+    /// Held from the first message on that is compressed, until none of them waits for the client any more.
     place: Option<BudgetShare>,
+    /// Bytes that were sent plain since the last compressed message.
+    plain_since: u64,
     /// When the connection asked for the current frame.
     asked_at: Instant,
     /// The messages that were handed over last, and when.
@@ -46,6 +51,7 @@ impl CompressingGet {
             client,
             policy: LinkPolicy::new(accepted, known),
             place: None,
+            plain_since: 0,
             asked_at: Instant::now(),
             handed_over: None,
         })
@@ -68,8 +74,14 @@ impl CompressingGet {
     pub async fn compress(&mut self, messages: Vec<EncodedMessage>) -> Result<Vec<EncodedMessage>> {
         let plain = size_of(&messages);
         let messages = match self.policy.codec() {
-            Some(codec) if self.has_place() => self.compress_by(codec, messages).await?,
-            _ => messages,
+            Some(codec) if self.has_place() => {
+                self.plain_since = 0;
+                self.compress_by(codec, messages).await?
+            }
+            _ => {
+                self.count_plain(plain);
+                messages
+            }
         };
         let (wire, now) = (size_of(&messages), Instant::now());
         let sent = SentMessages { plain, wire, busy: now - self.asked_at, wait: Duration::ZERO };
@@ -82,6 +94,14 @@ impl CompressingGet {
             self.place = self.shared.take_place(&self.caller);
         }
         self.place.is_some()
+    }
+
+    /// Gives the place back to others, if all that was compressed has been sent.
+    fn count_plain(&mut self, bytes: u64) {
+        self.plain_since = self.plain_since.saturating_add(bytes);
+        if self.plain_since >= PLACE_BYTES {
+            self.place = None;
+        }
     }
 
     async fn compress_by(&self, codec: BodyCodec, messages: Vec<EncodedMessage>) -> Result<Vec<EncodedMessage>> {
@@ -137,4 +157,34 @@ fn compressed(codec: BodyCodec, messages: Vec<EncodedMessage>, shared: &WireComp
     let messages = messages.into_iter().map(&mut compress).collect();
     metrics::counter!("volley_get_saved_bytes_total").increment(saved as u64);
     messages
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use bytes::Bytes;
+    use http::HeaderValue;
+    use volley_common::ipc::accepted_codecs::{ACCEPT_CODECS_HEADER, ALL_CODECS};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn place_is_given_back_when_plain_messages_have_followed() {
+        let shared = WireCompression::new(1);
+        let (mut head, ()) = http::Request::new(()).into_parts();
+        head.headers.insert(ACCEPT_CODECS_HEADER, HeaderValue::from_static(ALL_CODECS));
+        let accepted = AcceptedCodecs::of(&head.headers);
+        let mut get = CompressingGet::new(&shared, &head, CallerKey::Cluster).unwrap();
+        let (header, body) = (Bytes::from_static(b"no message"), vec![Bytes::from(vec![0; 1 << 20])]);
+        let message = EncodedMessage { header, body, rows: None, app_metadata: Bytes::new() };
+        get.policy = LinkPolicy::new(accepted, Some(BodyCodec::Lz4));
+        get.compress(vec![message.clone()]).await.unwrap();
+        get.policy = LinkPolicy::new(accepted, None);
+        for _ in 0..PLACE_BYTES >> 20 {
+            assert!(shared.take_place(&CallerKey::Cluster).is_none());
+            let sent = get.compress(vec![message.clone()]).await.unwrap();
+            assert_eq!(sent[0].body, message.body);
+        }
+        assert!(shared.take_place(&CallerKey::Cluster).is_some());
+    }
 }

@@ -1,8 +1,8 @@
 //! A get with a filter: the rows of a ticket's parts for which it is true, encoded anew. Without a filter a get sends what is stored
 //! ([`super::reader`]).
 //!
-//! The stream begins with the same schema as that of an unfiltered get. Bodies are not compressed, unless the reader accepts that, and batches have no
-//! `app_metadata`: they are not those that were put.
+//! The stream begins with the same schema as that of an unfiltered get. Bodies are not compressed, unless the reader accepts that over
+//! a slow link, and batches have no `app_metadata`: they are not those that were put.
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //!
 //! A codec is tried when the stream waits for its connection, and kept if more rows arrive with it. A reader that is slower than its
 //! link makes the stream wait, too; then a codec changes nothing, and is given up. What is given up is tried again later, each time
-//! after twice as many bytes.
+//! after twice as many bytes. Rates vary, so a codec may seem to pay: one that is kept is compared with less work again, as often.
 
 use std::time::Duration;
 
@@ -113,6 +113,9 @@ pub struct LinkPolicy {
     /// Bytes of rows until the next trial.
     hold: u64,
     backoff: u64,
+    /// Bytes of rows until the codec is compared with less work.
+    check: u64,
+    check_backoff: u64,
     is_measured: bool,
 }
 
@@ -129,6 +132,8 @@ impl LinkPolicy {
             window: SentMessages::default(),
             hold: 0,
             backoff: MIN_BACKOFF,
+            check: MIN_BACKOFF,
+            check_backoff: MIN_BACKOFF,
             is_measured: false,
         }
     }
@@ -146,6 +151,7 @@ impl LinkPolicy {
     /// Counts messages that were sent.
     pub fn sent(&mut self, sent: SentMessages, rates: &LinkRates) {
         self.hold = self.hold.saturating_sub(sent.plain);
+        self.check = self.check.saturating_sub(sent.plain);
         if let Some(filling) = &mut self.filling {
             filling.add(&sent);
             if filling.wire >= BUFFERED_BYTES || filling.wait >= BUFFERED_WAIT {
@@ -161,18 +167,20 @@ impl LinkPolicy {
     }
 
     fn decide(&mut self, window: &SentMessages, rates: &LinkRates) {
-        let rate = window.rate();
+        let (rate, share) = (window.rate(), window.waiting_share());
         self.is_measured = true;
         if let Some(from) = self.trial_from.take() {
-            self.end_trial(from, rate);
+            match self.level > from {
+                true => self.end_trial_up(from, rate),
+                false => self.end_trial_down(from, rate, share),
+            }
             return;
         }
         self.rates[self.level] = rate;
-        if self.hold > 0 {
-            return;
-        }
         let is_faster = |level: usize| LEVELS[level].is_some_and(|codec| rates.is_faster(codec, rate));
-        let next = match window.waiting_share() {
+        let next = match share {
+            _ if self.check == 0 && self.level > 0 => self.next_level_down(),
+            _ if self.hold > 0 => None,
             share if share >= LINK_BOUND => self.next_level_up().filter(|level| is_faster(*level)),
             share if share < CODEC_BOUND => self.next_level_down(),
             _ => None,
@@ -183,18 +191,33 @@ impl LinkPolicy {
         }
     }
 
-    fn end_trial(&mut self, from: usize, rate: f64) {
-        let factor = if self.level > from { GAIN } else { LOSS };
-        if rate < self.rates[from] * factor {
-            self.switch_to(from);
-            self.hold = self.backoff;
-            self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
-            return;
+    fn end_trial_up(&mut self, from: usize, rate: f64) {
+        if rate < self.rates[from] * GAIN {
+            return self.give_up(from);
         }
         self.rates[self.level] = rate;
-        // More work may bring still more; less work has been found to suffice.
-        self.hold = if self.level > from { 0 } else { self.backoff };
-        self.backoff = MIN_BACKOFF;
+        // More work may bring still more.
+        self.hold = 0;
+        (self.check, self.check_backoff) = (MIN_BACKOFF, MIN_BACKOFF);
+    }
+
+    fn end_trial_down(&mut self, from: usize, rate: f64, share: f64) {
+        if rate < self.rates[from] * LOSS {
+            self.check_backoff = doubled(self.check_backoff);
+            self.check = self.check_backoff;
+            return self.give_up(from);
+        }
+        self.rates[self.level] = rate;
+        self.hold = self.backoff;
+        // If the stream still waits, the codec had brought nothing; else the link has become faster.
+        self.backoff = if share >= LINK_BOUND { doubled(self.backoff) } else { MIN_BACKOFF };
+        (self.check, self.check_backoff) = (MIN_BACKOFF, MIN_BACKOFF);
+    }
+
+    fn give_up(&mut self, from: usize) {
+        self.switch_to(from);
+        self.hold = self.backoff;
+        self.backoff = doubled(self.backoff);
     }
 
     fn switch_to(&mut self, level: usize) {
@@ -218,147 +241,9 @@ impl LinkPolicy {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ALL: AcceptedCodecs = AcceptedCodecs { lz4: true, zstd: true };
-    const MB: f64 = 1e6;
-    const MESSAGE: u64 = 1 << 20;
-
-    /// A connection of so many bytes a second, and a reader of so many bytes of rows a second.
-    #[derive(Clone, Copy)]
-    struct Link {
-        bytes: f64,
-        reader: f64,
-    }
-
-    /// Of each codec: the bytes of rows that a thread compresses in a second, and how many times fewer they become.
-    fn codec_of(codec: Option<BodyCodec>) -> (f64, f64) {
-        match codec {
-            None => (f64::INFINITY, 1.0),
-            Some(BodyCodec::Lz4) => (500.0 * MB, 2.0),
-            Some(BodyCodec::Zstd) => (250.0 * MB, 3.0),
-        }
-    }
-
-    /// With so many bytes of rows that all streams to the client send in a second.
-    fn rates(client: f64) -> LinkRates {
-        let of = |codec| codec_of(Some(codec)).0;
-        LinkRates { client, lz4: of(BodyCodec::Lz4), zstd: of(BodyCodec::Zstd), threads: 1 }
-    }
-
-    fn seconds(seconds: f64) -> Duration {
-        Duration::from_secs_f64(seconds)
-    }
-
-    /// Sends so many messages. Returns the seconds that they took, and how many of them were sent with each level.
-    fn run(policy: &mut LinkPolicy, link: Link, messages: usize) -> (f64, [usize; 3]) {
-        let (mut took, mut counts) = (0.0, [0; 3]);
-        for _ in 0..messages {
-            let (rate, ratio) = codec_of(policy.codec());
-            let plain = MESSAGE as f64;
-            // Reading takes as long as a copy; the buffers are sent from meanwhile.
-            let busy = plain / (2000.0 * MB) + plain / rate;
-            let sending = (plain / ratio / link.bytes).max(plain / link.reader);
-            let wait = (sending - busy).max(0.0);
-            took += busy + wait;
-            counts[LEVELS.iter().position(|level| *level == policy.codec()).unwrap_or(0)] += 1;
-            let wire = (plain / ratio) as u64;
-            let sent = SentMessages { plain: MESSAGE, wire, busy: seconds(busy), wait: seconds(wait) };
-            policy.sent(sent, &rates(plain / (busy + wait)));
-        }
-        (took, counts)
-    }
-
-    fn link(bytes: f64) -> Link {
-        Link { bytes, reader: f64::INFINITY }
-    }
-
-    #[test]
-    fn fast_link_is_never_compressed_for() {
-        for rate in [500.0, 1000.0, 5000.0] {
-            let mut policy = LinkPolicy::new(ALL, None);
-            let (_, counts) = run(&mut policy, link(rate * MB), 10_000);
-            assert_eq!(counts, [10_000, 0, 0], "{rate}");
-            assert!(policy.is_measured());
-        }
-    }
-
-    #[test]
-    fn streams_that_share_a_fast_link_are_not_compressed_for() {
-        let mut policy = LinkPolicy::new(ALL, None);
-        let sent = SentMessages { plain: MESSAGE, wire: MESSAGE, busy: seconds(0.001), wait: seconds(0.01) };
-        for client in [2000.0, 480.0] {
-            for _ in 0..1000 {
-                policy.sent(sent, &rates(client * MB));
-                assert_eq!(policy.codec(), None);
-            }
-        }
-        // With more threads they are.
-        (0..4).for_each(|_| policy.sent(sent, &LinkRates { threads: 2, ..rates(480.0 * MB) }));
-        assert_eq!(policy.codec(), Some(BodyCodec::Lz4));
-    }
-
-    #[test]
-    fn slow_link_gets_the_codec_that_brings_the_most_rows() {
-        for (rate, codec, times) in
-            [(12.5, BodyCodec::Zstd, 2.9), (70.0, BodyCodec::Zstd, 2.8), (125.0, BodyCodec::Lz4, 1.9)]
-        {
-            let mut policy = LinkPolicy::new(ALL, None);
-            let messages = 2000;
-            let (took, counts) = run(&mut policy, link(rate * MB), messages);
-            assert_eq!(policy.codec(), Some(codec), "{rate}: {counts:?}");
-            let plain = messages as f64 * MESSAGE as f64 / (rate * MB);
-            assert!(took < plain / times, "{rate}: {took} of {plain} seconds, {counts:?}");
-        }
-    }
-
-    #[test]
-    fn very_slow_link_is_compressed_for_after_a_second() {
-        let mut policy = LinkPolicy::new(ALL, None);
-        // A message takes a second.
-        run(&mut policy, link(MB), 2);
-        assert_eq!(policy.codec(), Some(BodyCodec::Lz4));
-    }
-
-    #[test]
-    fn reader_that_is_slower_than_its_link_is_not_compressed_for() {
-        let mut policy = LinkPolicy::new(ALL, None);
-        let slow = Link { bytes: 2000.0 * MB, reader: 100.0 * MB };
-        let (_, counts) = run(&mut policy, slow, 10_000);
-        assert!(counts[1] + counts[2] < 200, "{counts:?}");
-        assert_eq!(policy.codec(), None);
-    }
-
-    #[test]
-    fn link_that_changes_is_followed() {
-        let mut policy = LinkPolicy::new(ALL, None);
-        run(&mut policy, link(12.5 * MB), 500);
-        assert_eq!(policy.codec(), Some(BodyCodec::Zstd));
-        run(&mut policy, link(5000.0 * MB), 1000);
-        assert_eq!(policy.codec(), None);
-        run(&mut policy, link(12.5 * MB), 500);
-        assert_eq!(policy.codec(), Some(BodyCodec::Zstd));
-    }
-
-    #[test]
-    fn only_accepted_codecs_are_used() {
-        for (accepted, expected) in [
-            (AcceptedCodecs { lz4: true, zstd: false }, Some(BodyCodec::Lz4)),
-            (AcceptedCodecs { lz4: false, zstd: true }, Some(BodyCodec::Zstd)),
-            (AcceptedCodecs::default(), None),
-        ] {
-            let mut policy = LinkPolicy::new(accepted, None);
-            run(&mut policy, link(12.5 * MB), 500);
-            assert_eq!(policy.codec(), expected);
-        }
-    }
-
-    #[test]
-    fn stream_begins_with_what_is_known_of_its_client() {
-        let known = LinkPolicy::new(ALL, Some(BodyCodec::Zstd));
-        assert_eq!((known.codec(), known.is_measured()), (Some(BodyCodec::Zstd), false));
-        assert_eq!(LinkPolicy::new(AcceptedCodecs::default(), Some(BodyCodec::Zstd)).codec(), None);
-    }
+fn doubled(backoff: u64) -> u64 {
+    (backoff * 2).min(MAX_BACKOFF)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,10 +7,9 @@ use arrow::array::RecordBatch;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightData, Ticket};
 use futures::TryStreamExt;
-use tonic::transport::Channel;
 use volley_client::{MAX_MESSAGE, request};
 use volley_common::TableName;
-use volley_common::net::ConnectionPool;
+use volley_common::net::{ConnectionPool, MemberChannel};
 use volley_common::options::Options;
 use volley_tests::process::ServerProcess;
 use volley_tests::{ClusterOptions, TestCluster, raw};
@@ -28,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// Table names that are tried until one has its rows on the wanted node.
 const MAX_NAMES: usize = 16;
 
-type FlightClient = FlightServiceClient<Channel>;
+type FlightClient = FlightServiceClient<MemberChannel>;
 
 /// The cluster, and the tables that the cases need.
 pub struct CostCluster {
