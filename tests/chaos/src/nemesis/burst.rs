@@ -71,7 +71,7 @@ impl ProcessNemesis {
             );
         }
         match read(&address, &name, &table).await {
-            Ok(found) => self.judge(&name, &table, found, &acknowledged),
+            Ok(found) => self.judge(&name, found, &acknowledged),
             Err(error) => {
                 self.violate(ViolationKind::Unreachable, format!("{name}: the table cannot be read: {error}"))
             }
@@ -82,7 +82,7 @@ impl ProcessNemesis {
     }
 
     /// What was acknowledged must be there.
-    fn judge(&mut self, name: &str, table: &TableName, found: rows::TableContent, acknowledged: &BTreeSet<String>) {
+    fn judge(&mut self, name: &str, found: rows::TableContent, acknowledged: &BTreeSet<String>) {
         found.flaws.iter().for_each(|flaw| self.violate(ViolationKind::Corrupt, format!("{name}: {flaw}")));
         let visible: BTreeSet<String> = found.writes.into_iter().collect();
         if let Some(lost) = acknowledged.difference(&visible).next() {
