@@ -327,6 +327,7 @@ fn tables_put_by(job: &ClientJob) -> Vec<String> {
         }
         ClientJob::RustPut(put) => vec![put.table.clone()],
         ClientJob::PackagePut(put) => vec![put.table.clone()],
+        ClientJob::Mixed(mixed) => mixed.puts.clone(),
         _ => Vec::new(),
     }
 }

@@ -33,13 +33,15 @@ pub enum ClientJob {
     Small(SmallCallsJob),
     /// `get_flight_info` at a fixed rate.
     Infos(FlightInfoJob),
+    /// Small gets at a fixed rate, beside bulk gets and puts.
+    Mixed(MixedLoadJob),
 }
 
 impl ClientJob {
     /// Whether its client needs no unmeasured round: it warms up by itself, or is bound by its link.
     pub fn is_repeated(&self) -> bool {
         let warm = matches!(self, ClientJob::RustGet(_) | ClientJob::PackageGet(_) | ClientJob::Infos(_));
-        warm || matches!(self, ClientJob::Download(_) | ClientJob::Quack(_))
+        warm || matches!(self, ClientJob::Download(_) | ClientJob::Quack(_) | ClientJob::Mixed(_))
     }
 }
 
@@ -268,6 +270,8 @@ pub enum SmallCall {
     Get,
     /// Appends to the client's own table, which exists before the measured time.
     Append,
+    /// Gets one of these tables by its FlightInfo, all rows by files of a node on this machine.
+    Fetch,
 }
 
 /// Small calls by several clients at once; each client has a connection of its own and one call at a time.
@@ -295,6 +299,31 @@ pub struct FlightInfoJob {
     /// How many endpoints every answer must have.
     pub endpoints: usize,
     /// Calls a second.
+    pub rate: u32,
+    /// For how long, seconds.
+    pub seconds: u32,
+}
+
+/// Small gets at a fixed rate, beside bulk gets and puts of the same client.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MixedLoadJob {
+    /// HOST:PORT, called in turn.
+    pub addresses: Vec<String>,
+    /// The table of the bulk gets.
+    pub table: String,
+    /// Bulk gets at once.
+    pub gets: usize,
+    /// The tables that are put, all at once, again and again.
+    pub puts: Vec<String>,
+    /// The rows of a bulk put.
+    pub source: RowSource,
+    /// Rows of a batch.
+    pub batch_rows: usize,
+    /// How many tables the small gets read in turn: those of [`SmallCall::Put`].
+    pub tables: usize,
+    /// Rows of each of them.
+    pub rows: usize,
+    /// Small gets a second.
     pub rate: u32,
     /// For how long, seconds.
     pub seconds: u32,

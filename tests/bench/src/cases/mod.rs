@@ -8,6 +8,7 @@ mod calls;
 mod gets;
 mod local;
 mod memory;
+mod mixed;
 mod puts;
 mod python;
 mod rust;
@@ -66,6 +67,7 @@ pub const CASES: &[BenchCase] = &[
     BenchCase { name: "small", about: "many tables of 100 rows, 16 clients", run: |b| Box::pin(calls::small(b)) },
     BenchCase { name: "appends", about: "appends of 100 rows, 16 clients", run: |b| Box::pin(calls::appends(b)) },
     BenchCase { name: "info", about: "get_flight_info of 1,000 parts", run: |b| Box::pin(calls::info(b)) },
+    BenchCase { name: "mixed", about: "small gets beside bulk gets and puts", run: |b| Box::pin(mixed::small_gets(b)) },
     BenchCase {
         name: "memory",
         about: "a node's memory while it serves 32 streams",
