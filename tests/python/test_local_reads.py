@@ -121,9 +121,9 @@ def test_processes_share_one_copy(local):
     cluster, _ = local
     address, size = cluster.address(cluster.coordinators[0]), 16 * 8 * ROWS
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    readers = [subprocess.Popen([sys.executable, "-c", HOLDER, address], **pipes) for _ in range(4)]
+    readers = [subprocess.Popen([sys.executable, "-c", HOLDER, address], **pipes) for _ in range(8)]
     try:
-        assert [reader.stdout.readline() for reader in readers] == ["read\n"] * 4
+        assert [reader.stdout.readline() for reader in readers] == ["read\n"] * 8
         measured = []
         for reader in readers:
             reader.stdin.write("\n")
