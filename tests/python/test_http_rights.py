@@ -3,7 +3,6 @@
 import pyarrow as pa
 import pytest
 
-from cluster import get
 from http_calls import ARROW, call, stream
 from identity_cluster import basic
 
@@ -58,5 +57,4 @@ def test_password_and_service_token_identify(secured, name):
             written = call(secured, "PUT", f"/api/v1/data/{name}/t", body=stream(TABLE), member=member, content_type=ARROW, authorization=value)
             assert written.status == 200, written.body
             assert call(secured, "GET", f"/api/v1/data/{name}/t?format=csv", member=member, authorization=value).status == 200
-    with secured.client() as client:
-        assert get(client, f"{name}/t") == TABLE
+    assert call(secured, "GET", f"/api/v1/data/{name}/t", authorization=f"Bearer {token}").table() == TABLE

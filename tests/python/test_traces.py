@@ -20,6 +20,8 @@ from otlp_receiver import OtlpReceiver, Tree
 from protobuf import SERVICE, field
 
 TABLE = pa.table({"i": pa.array(range(30_000), pa.int64())})
+# Its parts are too large to go with the order to copy them.
+LARGE = pa.table({"i": pa.array(range(300_000), pa.int64())})
 KEYED = dict(shards=3, shard_by=["i"], replicas=2)
 REQUEST = re.compile(r" \(request ([0-9a-f]{16})\)$")
 
@@ -59,9 +61,9 @@ def peer_of(cluster, member):
     return f"{member.host}:{8825 if member in cluster.coordinators else 8826}"
 
 
-def traced_put(client, name, parent, **options):
-    writer, reader = client.do_put(descriptor(name, **options), TABLE.schema, headers(traceparent=parent.traceparent))
-    writer.write_table(TABLE)
+def traced_put(client, name, parent, table=TABLE, **options):
+    writer, reader = client.do_put(descriptor(name, **options), table.schema, headers(traceparent=parent.traceparent))
+    writer.write_table(table)
     return finish(writer, reader)
 
 
@@ -70,7 +72,7 @@ def test_put_with_two_copies_is_one_tree(own, collector):
     cluster = traced(own, receiver.url)
     parent, writer = ClientSpan(), cluster.nodes[0]
     with cluster.client(writer) as client:
-        assert traced_put(client, "a/b", parent, write_id="w-1", **KEYED)["rows"] == TABLE.num_rows
+        assert traced_put(client, "a/b", parent, LARGE, write_id="w-1", **KEYED)["rows"] == LARGE.num_rows
 
     def is_whole():
         tree = parent.tree(receiver)
