@@ -12,7 +12,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, nice, set_parent_process_death_signal, setrlimit};
 use volley_common::ipc::MESSAGE_BYTES;
 use volley_common::ipc::encode::encode_messages;
 use volley_common::ipc::schema::{flight_header, schema_message};
@@ -35,6 +36,8 @@ const FILE_NAME: &str = "the body";
 pub const MAX_ERROR_BYTES: usize = 2048;
 /// Bytes that are written at once.
 const WRITE_BYTES: usize = 256 << 10;
+/// By how much it gives way to its parent, which serves others, see nice(2).
+const NICENESS: i32 = 5;
 
 /// The exit codes of errors. A panic has 101, and what exceeds a limit ends by a signal.
 pub const EXIT_CODES: [(u8, Code); 4] = [
@@ -96,6 +99,8 @@ impl DecodeLimits {
         // If memory runs short, the system should end this process and not its parent. Raising the score is always permitted; where
         // it is not possible, the limits below hold all the same.
         let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+        // A priority that stays as it was is no fault.
+        let _ = nice(NICENESS);
         // An image of the memory would have the rows of a client, and fill a disk. Files are not written.
         limit(Resource::Core, 0, 0)?;
         limit(Resource::Fsize, 0, 0)?;
@@ -111,7 +116,8 @@ impl DecodeLimits {
 fn limit(resource: Resource, current: u64, maximum: u64) -> Result<()> {
     let inherited = getrlimit(resource).maximum.unwrap_or(u64::MAX);
     let limit = Rlimit { current: Some(current.min(inherited)), maximum: Some(maximum.min(inherited)) };
-    let failed = |e| Error::unavailable(format!("the limit {resource:?} of the decoding process cannot be set: {e}"));
+    let failed =
+        |e: Errno| Error::unavailable(format!("the limit {resource:?} of the decoding process cannot be set: {e}"));
     setrlimit(resource, limit).map_err(failed)
 }
 
