@@ -101,8 +101,9 @@ impl DecodeLimits {
         let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
         // A priority that stays as it was is no fault.
         let _ = nice(NICENESS);
-        // An image of the memory would have the rows of a client, and fill a disk. Files are not written.
-        limit(Resource::Core, 0, 0)?;
+        // An image of the memory would have the rows of a client, and fill a disk. By the limit 0 a program that receives images by a
+        // pipe would still get them. Files are not written.
+        limit(Resource::Core, 1, 1)?;
         limit(Resource::Fsize, 0, 0)?;
         // SIGXCPU at the first, which tells the reason; SIGKILL at the second.
         limit(Resource::Cpu, self.cpu_seconds, self.cpu_seconds.saturating_add(1))?;

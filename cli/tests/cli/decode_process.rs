@@ -82,7 +82,7 @@ fn decoding_process_has_limits_and_ends_without_a_reader() {
         line.split_whitespace().map(str::to_string).take(2).collect::<Vec<_>>()
     };
     assert_eq!(of("Max cpu time"), ["7", "8"]);
-    assert_eq!(of("Max core file size"), ["0", "0"]);
+    assert!(of("Max core file size")[1].parse::<u64>().unwrap() <= 1);
     assert_eq!(of("Max file size"), ["0", "0"]);
     assert!(of("Max address space")[0].parse::<usize>().unwrap() > 64 * MIB);
     drop(child.stdout.take());
