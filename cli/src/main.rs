@@ -60,6 +60,10 @@ const CANCEL_GRACE: Duration = Duration::from_secs(5);
 /// One executable contains all three programs and runs the one that it is called as. An image contains it once, and the
 /// servers are links to it.
 fn main() -> ExitCode {
+    // Before anything else: this program is started again to decode bodies in Parquet, also by `volley dev`.
+    if let Some(code) = volley_formats::decode_process::run_if_requested() {
+        return code;
+    }
     let called = std::env::args_os().next();
     match called.as_deref().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str) {
         Some("volley-node") => volley_node::process::main(),

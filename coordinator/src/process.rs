@@ -48,5 +48,6 @@ impl ServerRole for CoordinatorRole {
 
 /// Runs `volley-coordinator` with the arguments of this process.
 pub fn main() -> ExitCode {
-    process::main::<CoordinatorRole>()
+    // Before anything of a server is read or started: a process that decodes a body in Parquet is none.
+    volley_http::run_if_requested().unwrap_or_else(process::main::<CoordinatorRole>)
 }

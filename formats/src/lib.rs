@@ -26,6 +26,7 @@ use text::TextOptions;
 mod compression;
 mod content;
 mod csv_options;
+pub mod decode_process;
 mod delimited;
 mod encoder;
 mod encoding;

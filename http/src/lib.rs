@@ -40,3 +40,4 @@ pub use flight_calls::FlightCalls;
 pub use problem::Problem;
 pub use router::router;
 pub use state::HttpState;
+pub use volley_formats::decode_process::run_if_requested;

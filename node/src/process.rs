@@ -39,5 +39,6 @@ impl ServerRole for NodeRole {
 
 /// Runs `volley-node` with the arguments of this process.
 pub fn main() -> ExitCode {
-    process::main::<NodeRole>()
+    // Before anything of a server is read or started: a process that decodes a body in Parquet is none.
+    volley_http::run_if_requested().unwrap_or_else(process::main::<NodeRole>)
 }

@@ -4,6 +4,7 @@
 mod certs;
 mod configuration;
 mod contexts;
+mod decode_process;
 mod dev_tls;
 mod file_options;
 mod files;

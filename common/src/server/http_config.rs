@@ -8,6 +8,9 @@ use crate::{Error, Result};
 /// The least `http_memory_bytes`: some requests at once.
 const MIN_HTTP_MEMORY: u64 = 16 << 20;
 
+/// The least `http_parquet_memory_bytes`: a batch of rows, and what it is made of.
+const MIN_PARQUET_MEMORY: u64 = 64 << 20;
+
 /// The settings of what the HTTP port serves; flattened into the configuration of each server.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 pub struct HttpConfig {
@@ -16,6 +19,8 @@ pub struct HttpConfig {
     pub http_cors_origins: Vec<String>,
     /// Memory for all requests and responses of the HTTP port, bytes.
     pub http_memory_bytes: u64,
+    /// Memory of each process that decodes a body in Parquet, bytes.
+    pub http_parquet_memory_bytes: u64,
     /// Disk for the bodies of all requests that are stored until they are complete, bytes.
     pub http_spool_bytes: u64,
     /// The largest body of a request, bytes.
@@ -33,6 +38,7 @@ impl Default for HttpConfig {
         HttpConfig {
             http_cors_origins: Vec::new(),
             http_memory_bytes: 512 << 20,
+            http_parquet_memory_bytes: 512 << 20,
             http_spool_bytes: 4 << 30,
             max_http_body_bytes: 1 << 30,
             no_http_api: false,
@@ -50,6 +56,7 @@ impl HttpConfig {
     pub fn check(&self) -> Result<()> {
         for (name, value, least) in [
             ("http_memory_bytes", self.http_memory_bytes, MIN_HTTP_MEMORY),
+            ("http_parquet_memory_bytes", self.http_parquet_memory_bytes, MIN_PARQUET_MEMORY),
             ("max_http_body_bytes", self.max_http_body_bytes, 1),
         ] {
             if value < least {
@@ -86,6 +93,10 @@ pub struct HttpArgs {
     /// Memory for all requests and responses of the HTTP port, bytes; requests beyond it are refused.
     #[arg(long)]
     pub http_memory_bytes: Option<u64>,
+    /// Memory of each process that decodes a body in Parquet, bytes; it counts with a quarter of it, at least 64 MiB, in
+    /// --http-memory-bytes.
+    #[arg(long)]
+    pub http_parquet_memory_bytes: Option<u64>,
     /// Disk for all bodies of requests that are stored until they are complete (CSV, JSON lines, Parquet), bytes; requests beyond it are
     /// refused.
     #[arg(long)]
@@ -96,7 +107,7 @@ pub struct HttpArgs {
     /// Serve no tables by HTTP, at /api of the HTTP port; health, metrics and the page for browsers stay.
     #[arg(long)]
     pub no_http_api: bool,
-    /// Refuse Parquet in bodies of requests to the HTTP port: a hostile file takes more memory than is counted.
+    /// Refuse Parquet in bodies of requests to the HTTP port, so that no process is started to decode it.
     #[arg(long)]
     pub no_http_parquet: bool,
     /// Serve no page for browsers at /ui of the HTTP port; health, metrics and Arrow over HTTP stay.
@@ -126,6 +137,9 @@ mod tests {
     fn limits_that_serve_nobody_are_refused() {
         let config = HttpConfig { http_memory_bytes: 1, ..HttpConfig::default() };
         assert_eq!(config.check().unwrap_err().message, "http_memory_bytes is 1 and must be at least 16777216");
+        let config = HttpConfig { http_parquet_memory_bytes: 1 << 20, ..HttpConfig::default() };
+        let text = config.check().unwrap_err().message;
+        assert_eq!(text, "http_parquet_memory_bytes is 1048576 and must be at least 67108864");
         let config = HttpConfig { max_http_body_bytes: 0, ..HttpConfig::default() };
         assert!(config.check().unwrap_err().message.starts_with("max_http_body_bytes is 0"));
     }

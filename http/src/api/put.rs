@@ -22,7 +22,8 @@ use crate::negotiation::format_of_body;
 use crate::problem::Problem;
 use crate::query::QueryParameters;
 use crate::table_path::table_of_path;
-use crate::transfer::ingest::{ARROW_MEMORY, STORED_MEMORY, put_arrow, put_stored, with_schema};
+use crate::transfer::ingest::{ARROW_MEMORY, STORED_MEMORY, put_arrow, put_parquet, put_stored, with_schema};
+use crate::transfer::parquet_decoder::counted_memory;
 use crate::transfer::spool::store;
 use crate::transfer::upload::UploadBody;
 
@@ -108,6 +109,12 @@ async fn put(
     }
     // Also before anything is taken or stored: whether the caller is somebody.
     let known = schema_of_table(&calls, table).await?.filter(|_| appends);
+    if format == Format::Parquet {
+        let settings = caller.state().settings();
+        let share = caller.take_memory(counted_memory(settings))?;
+        let stored = store(caller, body, format).await?;
+        return put_parquet(&calls, descriptor, &stored, settings, share).await;
+    }
     let _share = caller.take_memory(STORED_MEMORY)?;
     let stored = store(caller, body, format).await?;
     let (stored, schema) = with_schema(stored, known).await?;

@@ -12,12 +12,14 @@ use volley_common::ipc::MESSAGE_BYTES;
 use volley_common::ipc::encode::encode_messages;
 use volley_common::ipc::schema::{flight_header, schema_message};
 use volley_common::ipc::stream_format::StreamParser;
+use volley_common::server::HttpConfig;
 use volley_common::{Error, Result};
 use volley_formats::text::{self, TextLimits, TextOptions};
 use volley_formats::{InputFile, ReadProgress, file_error};
 
 use super::QUEUE_LEN;
 use super::http_words::in_http_words;
+use super::parquet_decoder::{ParquetDecoder, max_message};
 use super::spool::{StoredBody, blocking_result};
 use super::upload::UploadBody;
 use crate::budget::RequestShare;
@@ -28,7 +30,7 @@ use crate::problem::Problem;
 const MAX_MESSAGE: usize = 64 << 20;
 /// Memory that the put of an Arrow stream takes besides large messages, bytes.
 pub(crate) const ARROW_MEMORY: u64 = 4 << 20;
-/// Memory that the put of a stored body takes, bytes.
+/// Memory that the put of stored text takes, bytes.
 pub(crate) const STORED_MEMORY: u64 = 64 << 20;
 
 /// What a row of text has at most: its memory is counted for no row. A table may have as many columns.
@@ -47,7 +49,33 @@ pub(crate) async fn put_arrow(
     body: UploadBody,
     share: RequestShare,
 ) -> Result<Bytes, Problem> {
-    let source = ArrowSource { body, parser: StreamParser::new(MAX_MESSAGE), descriptor: Some(descriptor), share };
+    put_stream(calls, descriptor, ArrowBytes::Body(body), StreamParser::new(MAX_MESSAGE), share).await
+}
+
+/// Puts what is stored, which is Parquet. Returns the outcome as JSON.
+///
+/// # Errors
+/// Those of the body and of the put; 413: its decoding exceeds a limit.
+pub(crate) async fn put_parquet(
+    calls: &FlightCalls,
+    descriptor: FlightDescriptor,
+    stored: &StoredBody,
+    settings: &HttpConfig,
+    share: RequestShare,
+) -> Result<Bytes, Problem> {
+    let decoder = ParquetDecoder::start(&stored.input, settings).await?;
+    let parser = StreamParser::new(max_message(settings));
+    put_stream(calls, descriptor, ArrowBytes::Parquet(Box::new(decoder)), parser, share).await
+}
+
+async fn put_stream(
+    calls: &FlightCalls,
+    descriptor: FlightDescriptor,
+    bytes: ArrowBytes,
+    parser: StreamParser,
+    share: RequestShare,
+) -> Result<Bytes, Problem> {
+    let source = ArrowSource { bytes, parser, descriptor: Some(descriptor), share };
     let messages = stream::try_unfold(source, |mut source| async move {
         let message = source.next().await?;
         Ok::<_, Problem>(message.map(|message| (message, source)))
@@ -55,7 +83,7 @@ pub(crate) async fn put_arrow(
     put(calls, messages).await
 }
 
-/// Puts what is stored, with this schema. Returns the outcome as JSON.
+/// Puts stored text, with this schema. Returns the outcome as JSON.
 ///
 /// # Errors
 /// Those of the rows and of the put.
@@ -104,9 +132,35 @@ async fn put(
     }
 }
 
+/// Where the bytes of an Arrow stream come from.
+enum ArrowBytes {
+    Body(UploadBody),
+    Parquet(Box<ParquetDecoder>),
+}
+
+impl ArrowBytes {
+    /// The next ones; none at the end.
+    async fn next_chunk(&mut self, is_between_messages: bool) -> Result<Option<Bytes>, Problem> {
+        match self {
+            // Between messages a client may compute the next one.
+            ArrowBytes::Body(body) if is_between_messages => body.next_chunk_at_leisure().await,
+            ArrowBytes::Body(body) => body.next_chunk().await,
+            ArrowBytes::Parquet(decoder) => decoder.next_chunk().await,
+        }
+    }
+
+    /// An error of the stream. The client did not send that of a decoder.
+    fn stream_error(&self, error: Error) -> Error {
+        match self {
+            ArrowBytes::Body(_) => error,
+            ArrowBytes::Parquet(_) => error.at("the rows of the body"),
+        }
+    }
+}
+
 /// The messages of an Arrow stream.
 struct ArrowSource {
-    body: UploadBody,
+    bytes: ArrowBytes,
     parser: StreamParser,
     /// For the first message.
     descriptor: Option<FlightDescriptor>,
@@ -116,7 +170,7 @@ struct ArrowSource {
 impl ArrowSource {
     async fn next(&mut self) -> Result<Option<FlightData>, Problem> {
         loop {
-            if let Some(message) = self.parser.next_message()? {
+            if let Some(message) = self.parser.next_message().map_err(|e| self.bytes.stream_error(e))? {
                 return Ok(Some(match self.descriptor.take() {
                     Some(descriptor) => message.with_descriptor(descriptor),
                     None => message,
@@ -124,15 +178,10 @@ impl ArrowSource {
             }
             // As it arrives, and as it is sent.
             self.share.raise_to(ARROW_MEMORY + 2 * self.parser.pending_bytes() as u64)?;
-            // Between messages a client may compute the next one.
-            let chunk = match self.parser.is_between_messages() {
-                true => self.body.next_chunk_at_leisure().await?,
-                false => self.body.next_chunk().await?,
-            };
-            match chunk {
+            match self.bytes.next_chunk(self.parser.is_between_messages()).await? {
                 Some(chunk) => self.parser.push(&chunk),
                 None => {
-                    self.parser.check_ended()?;
+                    self.parser.check_ended().map_err(|e| self.bytes.stream_error(e))?;
                     return Ok(None);
                 }
             }
@@ -140,7 +189,7 @@ impl ArrowSource {
     }
 }
 
-/// Sends the rows of a stored body, in a thread.
+/// Sends the rows of stored text, in a thread.
 fn send_rows(
     input: &InputFile,
     schema: SchemaRef,
@@ -163,7 +212,7 @@ fn send_rows(
     Ok(())
 }
 
-/// The schema of a stored body: that of Parquet is in it; that of text is the table's, or else inferred from all rows.
+/// The schema of stored text: the table's, or else inferred from all rows.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: it is not of its format, or its columns are others than the table's.
@@ -179,9 +228,6 @@ pub(crate) async fn with_schema(
 }
 
 fn schema_of(input: &InputFile, table: Option<SchemaRef>) -> Result<SchemaRef> {
-    if !input.format.is_text() {
-        return volley_formats::schema(input);
-    }
     let options = TextOptions::limited(TEXT_LIMITS);
     let schema = match table {
         Some(schema) => schema,

@@ -8,6 +8,7 @@
 //! | [`conversion`] | other formats and compressed bodies, by a thread |
 //! | [`upload`] | the body of a request, with its limits |
 //! | [`ingest`] | it as the messages of a put |
+//! | [`parquet_decoder`] | a body in Parquet as an Arrow stream, decoded by a process of its own |
 //! | [`spool`] | bodies that must be complete before they are read |
 //! | [`http_words`] | errors of formats in the words of HTTP |
 
@@ -15,6 +16,7 @@ pub(crate) mod conversion;
 pub(crate) mod flight_rows;
 pub(crate) mod http_words;
 pub(crate) mod ingest;
+pub(crate) mod parquet_decoder;
 pub(crate) mod response;
 pub(crate) mod spool;
 pub(crate) mod upload;
