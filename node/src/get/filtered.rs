@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::{FutureExt, Stream};
 use volley_common::fairness::CallerKey;
 use volley_common::identity::Access;
 use volley_common::ipc::flight_encoder::FlightFrame;
@@ -78,7 +78,8 @@ impl FrameReader for FilteredReader {
         }
         let mut messages = self.reader.next_outputs(max_bytes).await?;
         if let (Some(compression), false) = (&mut self.compression, messages.is_empty()) {
-            messages = compression.compress(messages).await?;
+            // Boxed: few gets compress, and what this takes would be in each of them.
+            messages = compression.compress(messages).boxed().await?;
         }
         let frame = join_frames(messages);
         Ok(frame.map(|frame| self.reader.count_unsent(frame)))
