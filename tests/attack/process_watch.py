@@ -164,8 +164,9 @@ def paths_of(call, pid):
     if not name.isidentifier() or name in OTHER_CALLS:
         return []
     cwd = os.readlink(f"/proc/{pid}/cwd") if pid else "/"
-    found = []
-    for folder, path in PATH_ARGUMENT.findall(call.partition(" = ")[0]):
+    arguments, found = PATH_ARGUMENT.findall(call.partition(" = ")[0]), []
+    # The second text of these calls is their answer.
+    for folder, path in arguments[:1] if name.startswith("readlink") else arguments:
         text = codecs.decode(path.encode("latin-1", "replace"), "unicode_escape")
         found.append(os.path.normpath(os.path.join(folder or cwd, text)))
     return found
