@@ -16,7 +16,7 @@ from cluster import wait_until
 SAMPLE_SECONDS = 0.05
 # What a process may open outside of its data folder: the system's own files, none of which a client's name can mean.
 SYSTEM_PATHS = re.compile(
-    r"/proc/(self|\d+)(/|$)|/proc/(meminfo|stat|cpuinfo|mounts)$|/sys/|/dev/(null|u?random|shm)|/(usr/)?lib|/$"
+    r"/proc/(self|\d+)(/|$)|/proc/(meminfo|stat|cpuinfo|mounts|sys/kernel/osrelease)$|/sys/|/dev/(null|u?random|shm)|/(usr/)?lib|/$"
     r"|/etc/(localtime|resolv\.conf|hosts|host\.conf|nsswitch\.conf|gai\.conf|ld\.so\.|ssl/)"
 )
 # A part of every name that should leave a folder: what it makes is found by it.
