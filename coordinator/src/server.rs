@@ -7,6 +7,7 @@ use tonic::service::Routes;
 use volley_common::listen::{self, join_host_port};
 use volley_common::net::{ConnectionPool, Connector};
 use volley_common::server::data_folder::{FolderLock, FolderRole, claim};
+use volley_common::server::http::HttpPages;
 use volley_common::server::{
     BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, health, reflection,
 };
@@ -66,8 +67,8 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let (lifecycle, http_status) = (Lifecycle::default(), CoordinatorHttpStatus::default());
     let ServerSockets { flight, peer, http } = sockets;
     let pages = HttpState::new(&config.server);
-    let routes = volley_http::router(pages.clone());
-    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone(), routes);
+    let served = HttpPages { routes: volley_http::router(pages.clone()), has_history: !config.server.http.no_web_page };
+    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone(), served);
 
     let dir = config.server.data_dir.clone();
     let folder = tokio::task::spawn_blocking(move || claim(&dir, FolderRole::Coordinator))

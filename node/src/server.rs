@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 use volley_common::local_read::machine::machine_id;
 use volley_common::local_read::socket_file::{self, SocketFile};
+use volley_common::server::http::HttpPages;
 use volley_common::server::serve::TonicService;
 use volley_common::server::{
     BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, health, reflection,
@@ -65,8 +66,8 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
     let (join, joined) = watch::channel(false);
     let http_status = NodeHttpStatus::new(joined.clone(), lifecycle.stop_token().clone());
     let pages = HttpState::new(&config.server);
-    let routes = volley_http::router(pages.clone());
-    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone(), routes);
+    let served = HttpPages { routes: volley_http::router(pages.clone()), has_history: !config.server.http.no_web_page };
+    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone(), served);
 
     sigbus::install();
     let (dir, watermarks) = (config.server.data_dir.clone(), config.watermarks());

@@ -63,21 +63,29 @@ pub trait HttpStatus: Clone + Send + Sync + 'static {
     fn identity(&self) -> Option<HttpIdentity>;
 }
 
+/// What an HTTP port serves besides health and metrics.
+#[derive(Default)]
+pub struct HttpPages {
+    /// Without a fallback. Each of them identifies its callers itself.
+    pub routes: Router,
+    /// Whether they show the metrics of the last hour, which are sampled for that.
+    pub has_history: bool,
+}
+
 /// Serves until `stop`, and then at most two seconds longer. `/livez` answers immediately, before the server has opened
 /// its data folder: opening a large folder takes long, and a probe must not treat that as a failed process.
-///
-/// `pages`: further routes, without a fallback. Each of them identifies its callers itself.
 pub async fn serve(
     listener: TcpListener,
     tls: Arc<ListenerTls>,
     status: impl HttpStatus,
-    pages: Router,
+    pages: HttpPages,
     stop: CancellationToken,
 ) {
     let _upkeep = AbortOnDropHandle::new(tokio::spawn(telemetry::upkeep()));
-    let _history = AbortOnDropHandle::new(tokio::spawn(keep_history(status.clone())));
+    let keep_history = || AbortOnDropHandle::new(tokio::spawn(keep_history(status.clone())));
+    let _history = pages.has_history.then(keep_history);
     let limit = connection_limit::of(PortKind::Http);
-    serve_app(listener, tls, app(status, pages), limit, stop).await;
+    serve_app(listener, tls, app(status, pages.routes), limit, stop).await;
 }
 
 /// Samples metrics for ever. The gauges that are read at a scrape are read here, too.

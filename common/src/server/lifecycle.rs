@@ -5,14 +5,13 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::health::ServingReporter;
-use super::http::{self, HttpStatus};
+use super::http::{self, HttpPages, HttpStatus};
 use crate::local_read::socket_file::SocketFile;
 use crate::server::serve::member_rights::{MemberRights, PlaintextMembers};
 use crate::server::serve::{self, Http2Service, InProcessFlight, LocalProtocol, ServerLimits};
@@ -43,7 +42,7 @@ impl Lifecycle {
         listener: TcpListener,
         tls: Arc<ListenerTls>,
         status: impl HttpStatus,
-        pages: Router,
+        pages: HttpPages,
     ) -> DropGuard {
         // Before anything is counted: what is counted without a recorder is lost.
         telemetry::install();

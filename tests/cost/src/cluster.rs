@@ -19,9 +19,8 @@ use crate::profile::CostProfile;
 use crate::tool::ValgrindTool;
 
 /// A member under valgrind is slow: it must not count as unreachable, and nothing but the case should run meanwhile.
-const COORDINATOR_CONFIG: &str =
-    "heartbeat_ms = 60000\nnode_timeout_ms = 3600000\nrepair_delay_ms = 3600000\nrequest_timeout_ms = 60000\n";
-const NODE_CONFIG: &str = "scrub_days = 0.0\nrequest_timeout_ms = 60000\n";
+const COORDINATOR_CONFIG: &str = "heartbeat_ms = 60000\nnode_timeout_ms = 3600000\nrepair_delay_ms = 3600000\nrequest_timeout_ms = 60000\nno_web_page = true\n";
+const NODE_CONFIG: &str = "scrub_days = 0.0\nrequest_timeout_ms = 60000\nno_web_page = true\n";
 /// How long one case may take.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Table names that are tried until one has its rows on the wanted node.

@@ -90,7 +90,8 @@ impl TestPort {
     async fn start(status: impl HttpStatus) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let serving = tokio::spawn(serve(listener, Arc::new(ListenerTls::none()), status, Router::new(), stop.clone()));
+        let serving =
+            tokio::spawn(serve(listener, Arc::new(ListenerTls::none()), status, HttpPages::default(), stop.clone()));
         TestPort { address, stop, serving }
     }
 
