@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use prost::Message;
 
 /// Messages with keys, passwords, tokens or their hashes. `wire.rs` has their `Debug`, which shows no field.
-const MESSAGES_WITH_SECRETS: [&str; 13] = [
+const MESSAGES_WITH_SECRETS: [&str; 14] = [
     ".volley.catalog.v1.Cluster",
     ".volley.catalog.v1.FormCluster",
     ".volley.catalog.v1.User",
@@ -19,6 +19,7 @@ const MESSAGES_WITH_SECRETS: [&str; 13] = [
     ".volley.cluster.v1.IdentitySnapshot",
     ".volley.cluster.v1.LoginRequest",
     ".volley.cluster.v1.LoginReply",
+    ".volley.cluster.v1.LocalReadRequest",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

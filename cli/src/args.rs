@@ -11,6 +11,7 @@ use self::contexts::{ContextCommand, LoginArgs};
 use self::identity::{GrantArgs, QuotaCommand, RevokeArgs, TokenCommand, UserCommand};
 use self::sql::SqlArgs;
 use self::table_commands::{BenchArgs, TableCommand};
+use self::top::TopArgs;
 use self::values::{grantee, prefix, whole};
 use crate::client_login_args::ClientLoginArgs;
 use crate::client_tls_args::ClientTlsArgs;
@@ -25,6 +26,7 @@ pub mod identity;
 pub mod sql;
 pub mod table_commands;
 pub mod tables;
+pub mod top;
 mod values;
 
 /// Arrow tables in a cluster: put with one call, fetched in parallel.
@@ -110,6 +112,8 @@ pub enum CliCommand {
     Tables(TableCommand),
     /// Put random rows into temporary tables and get them, and show how fast that was. The tables are dropped at the end.
     Bench(BenchArgs),
+    /// Watch the cluster at the terminal: nodes and tables with their rates, sorted by any column, and the details of each.
+    Top(TopArgs),
     /// Show the state of the cluster, as `volley cluster status`.
     Status,
     /// Show the cluster's statistics.

@@ -58,18 +58,23 @@ impl Tone {
 
     /// The text in this tone, for standard output. It may have no characters that are not visible.
     pub fn out(self, text: &str) -> String {
-        self.paint(text, AutoStream::choice(&stdout()) != ColorChoice::Never)
+        self.paint(text, has_coloured_output())
     }
 
     /// The same for standard error.
     pub fn err(self, text: &str) -> String {
-        self.paint(text, AutoStream::choice(&stderr()) != ColorChoice::Never)
+        self.paint(text, has_coloured_errors())
     }
 
     fn paint(self, text: &str, has_colours: bool) -> String {
         let style = self.style();
         if has_colours { format!("{style}{text}{style:#}") } else { text.into() }
     }
+}
+
+/// Whether standard output has colours.
+pub fn has_coloured_output() -> bool {
+    AutoStream::choice(&stdout()) != ColorChoice::Never
 }
 
 /// Whether standard error has colours.

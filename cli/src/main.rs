@@ -7,6 +7,7 @@
 //! | [`commands`] | one module a command |
 //! | [`certificates`] | certificates for TLS: an authority, and what it issues |
 //! | [`formats`] | Parquet, CSV, Arrow IPC, JSON lines: files to batches and back |
+//! | [`http_get`] | calls of the HTTP ports of members |
 //! | [`threads`] | threads for blocking readers and writers, with bounded queues to the runtime |
 //! | [`output`], [`colours`], [`progress`] | tables and JSON on standard output; colours; progress bars |
 //! | [`prompt`] | passwords and confirmations, asked at the terminal |
@@ -27,6 +28,7 @@ mod contexts;
 #[cfg(test)]
 mod documented_commands;
 mod formats;
+mod http_get;
 mod output;
 mod progress;
 mod prompt;
@@ -58,6 +60,10 @@ const CANCEL_GRACE: Duration = Duration::from_secs(5);
 /// One executable contains all three programs and runs the one that it is called as. An image contains it once, and the
 /// servers are links to it.
 fn main() -> ExitCode {
+    // Before anything else: this program is started again to decode bodies in Parquet, also by `volley dev`.
+    if let Some(code) = volley_formats::decode_process::run_if_requested() {
+        return code;
+    }
     let called = std::env::args_os().next();
     match called.as_deref().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str) {
         Some("volley-node") => volley_node::process::main(),
@@ -145,6 +151,10 @@ async fn run(mut args: Args) -> Result<ExitCode> {
             Ok(client) => commands::bench::run(&bench, &client, json).await.map(|()| ExitCode::SUCCESS),
             Err(error) => Err(error),
         },
+        CliCommand::Top(top) => {
+            let connected = || commands::connect(cluster, tls, login);
+            commands::top::run(&top, connected, tls, json).await.map(|()| ExitCode::SUCCESS)
+        }
         command => {
             let used = OnceCell::new();
             let outcome = until_interrupted(interruptible(command, cluster, tls, login, json, &used)).await;
@@ -223,6 +233,7 @@ async fn interruptible(
         CliCommand::Dev(_)
         | CliCommand::Drain(_)
         | CliCommand::Bench(_)
+        | CliCommand::Top(_)
         | CliCommand::Login(_)
         | CliCommand::Logout
         | CliCommand::CompleteTables { .. } => unreachable!("`run` handles them"),

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use serde_json::{Map, Value};
+pub use volley_common::counts::{count, plural};
 use volley_common::escape::{escape_invisible, escape_lines};
 use volley_common::{Error, Result};
 
@@ -66,11 +67,6 @@ pub fn align_right(table: &mut Table, columns: &[usize]) {
     }
 }
 
-/// A count with a comma every three digits; `?` if negative.
-pub fn count(n: i64) -> String {
-    if n < 0 { "?".into() } else { indicatif::HumanCount(n as u64).to_string() }
-}
-
 /// A size in decimal units (1 kB is 1,000 B); `?` if negative.
 pub fn size(bytes: i64) -> String {
     if bytes < 0 { "?".into() } else { indicatif::DecimalBytes(bytes as u64).to_string() }
@@ -119,11 +115,6 @@ pub fn stale_text(status: &Value) -> Option<String> {
 /// The exit code of a command that shows a part of the status: as if the cluster were red if it may be out of date.
 pub fn freshness(status: &Value) -> ExitCode {
     ExitCode::from(if status["stale"].is_string() { EXIT_RED } else { 0 })
-}
-
-/// `1 part`, `2 parts`.
-pub fn plural(n: i64, word: &str) -> String {
-    format!("{} {word}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
 /// A JSON object as tables: its plain values are one, each list of objects is another under its name.

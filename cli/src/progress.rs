@@ -1,6 +1,6 @@
 //! Progress bars, on standard error and only if that is a terminal.
 
-use std::io::{IsTerminal, Read, Seek, SeekFrom};
+use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -24,32 +24,5 @@ fn bar(message: &str, total: u64, template: &str) -> ProgressBar {
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
-    }
-}
-
-/// A reader that advances a bar.
-pub struct ProgressReader<R> {
-    inner: R,
-    bar: ProgressBar,
-}
-
-impl<R> ProgressReader<R> {
-    /// Advances `bar` by the bytes read from `inner`.
-    pub fn new(inner: R, bar: ProgressBar) -> Self {
-        ProgressReader { inner, bar }
-    }
-}
-
-impl<R: Read> Read for ProgressReader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.bar.inc(n as u64);
-        Ok(n)
-    }
-}
-
-impl<R: Seek> Seek for ProgressReader<R> {
-    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
-        self.inner.seek(to)
     }
 }

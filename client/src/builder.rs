@@ -6,23 +6,29 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use http::HeaderValue;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Channel;
 use volley_common::http2::settings;
 use volley_common::identity::Secret;
-use volley_common::net::{ConnectionPool, Connector};
+use volley_common::net::{ConnectionPool, Connector, MemberChannel};
+use volley_common::telemetry::trace::is_traceparent;
 use volley_common::tls::ClientTls;
 use volley_common::tls::client::ClientConnector;
 use volley_common::tls::server::HttpVersions;
 use volley_common::{Code, Error, Result};
 
 use super::address::{dial_target, split_addresses};
+use super::local_reads::{LocalMode, LocalReads};
 use super::login::{self, ClientLogin};
+use super::nearness::Nearness;
 use super::session::{LoginMember, LoginSession};
 use super::{Client, failure, uri_of};
 
 /// An address that has not accepted a connection for this long is no reason to wait: the next one is dialled beside it.
 const DIAL_NEXT_AFTER: Duration = Duration::from_millis(300);
+
+/// By this variable a program is told to which trace it belongs.
+const TRACEPARENT_VARIABLE: &str = "TRACEPARENT";
 
 /// Settings of a client, before it connects.
 ///
@@ -47,6 +53,12 @@ pub struct ClientBuilder {
     addresses: Vec<String>,
     tls: ClientTls,
     login: ClientLogin,
+    local: LocalMode,
+    traceparent: Option<String>,
+    /// Networks and hosts whose locations are tried first.
+    places: Vec<String>,
+    /// Nodes must not compress what they send.
+    stays_plain: bool,
 }
 
 impl ClientBuilder {
@@ -103,14 +115,50 @@ impl ClientBuilder {
         self.login(ClientLogin::password(name, Secret::new(password)))
     }
 
+    /// Whether tables are read by files where a node on this machine offers that; [`LocalMode::Auto`] by default.
+    pub fn local(self, local: LocalMode) -> Self {
+        ClientBuilder { local, ..self }
+    }
+
+    /// The span to which the spans of all calls belong: a `traceparent` as W3C has it, as in `00-TRACE-SPAN-01`. A call that has one
+    /// keeps it.
+    pub fn traceparent(self, traceparent: impl Into<String>) -> Self {
+        ClientBuilder { traceparent: Some(traceparent.into()), ..self }
+    }
+
+    /// The same, as the variable `TRACEPARENT` has it, by which programs are told to which trace they belong. What is not one is
+    /// ignored: the variable is not this client's own.
+    pub fn traceparent_of_environment(self) -> Self {
+        match std::env::var(TRACEPARENT_VARIABLE) {
+            Ok(text) if is_traceparent(&text) => self.traceparent(text),
+            _ => self,
+        }
+    }
+
+    /// Prefers nodes at these places, such as those of the program's zone: networks as `10.1.0.0/16`, addresses, hosts, and ends of
+    /// hosts as `.zone-a.example`, separated by commas. Of the holders of a part those on this machine are read first, then these,
+    /// then the others.
+    pub fn prefer(mut self, places: impl AsRef<str>) -> Self {
+        self.places.extend(split_addresses(places.as_ref()).map(str::to_string));
+        self
+    }
+
+    /// Whether nodes may compress what they send, where they find the link to be slower than that; they may by default. It takes time
+    /// of this program's processors to decompress, and some memory for each batch.
+    pub fn compress(self, compress: bool) -> Self {
+        ClientBuilder { stays_plain: !compress, ..self }
+    }
+
     /// Connects. The login is sent with the first call, not yet here.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: no address, or not an address; addresses with and without TLS; a file that cannot be used; settings of
-    /// TLS for an address without TLS; the login would go to another machine without TLS, or is malformed. UNAVAILABLE: no server
-    /// answers. UNAUTHENTICATED: one of the sides refuses the other's certificate.
+    /// TLS for an address without TLS; the login would go to another machine without TLS, or is malformed; a place or the
+    /// `traceparent` is none. UNAVAILABLE: no server answers. UNAUTHENTICATED: one of the sides refuses the other's certificate.
     pub async fn connect(self) -> Result<Client> {
         let (addrs, is_tls) = self.targets()?;
+        let traceparent = self.traceparent.as_deref().map(traceparent_header).transpose()?;
+        let nearness = Arc::new(Nearness::new(&self.places)?);
         let connector = ClientConnector::new(self.tls, HttpVersions::Http2);
         if is_tls {
             connector.load()?;
@@ -128,7 +176,7 @@ impl ClientBuilder {
         let allow_plaintext_login = self.login.allows_plaintext();
         let session = LoginSession::new(self.login, members)?;
         let (address, others) = (address.into(), others.into());
-        let (writes, request_id) = (TaskTracker::new(), None);
+        let (local, writes, request_id) = (LocalReads::new(self.local).into(), TaskTracker::new(), None);
         Ok(Client {
             channel,
             address,
@@ -138,8 +186,12 @@ impl ClientBuilder {
             is_tls,
             session,
             allow_plaintext_login,
+            local,
+            nearness,
             writes,
             request_id,
+            traceparent,
+            compress: !self.stays_plain,
         })
     }
 
@@ -218,8 +270,19 @@ impl Client {
     }
 }
 
+/// # Errors
+/// INVALID_ARGUMENT: it is no `traceparent`.
+fn traceparent_header(text: &str) -> Result<HeaderValue> {
+    let value = HeaderValue::from_str(text).ok().filter(|_| is_traceparent(text));
+    value.ok_or_else(|| {
+        Error::invalid(format!(
+            "the traceparent {text:?} is not of the form that W3C gives it: 00-, 32 hexadecimal digits, -, 16 digits, -01 or -00"
+        ))
+    })
+}
+
 /// A connection of its own to `HOST:PORT`, dialled as a pool dials.
-async fn connected(pool: &ConnectionPool, addr: &str, is_tls: bool) -> Result<Channel> {
+async fn connected(pool: &ConnectionPool, addr: &str, is_tls: bool) -> Result<MemberChannel> {
     let channel = pool.connected_channel(addr).await?;
     channel.map_err(|e| failure::unreachable(&uri_of(addr, is_tls), &e))
 }
@@ -229,7 +292,7 @@ async fn connected(pool: &ConnectionPool, addr: &str, is_tls: bool) -> Result<Ch
 ///
 /// # Errors
 /// That of the only address; else UNAVAILABLE, or the code that all have, with the errors of all.
-async fn connect_first(pool: &ConnectionPool, addrs: &[String], is_tls: bool) -> Result<(usize, Channel)> {
+async fn connect_first(pool: &ConnectionPool, addrs: &[String], is_tls: bool) -> Result<(usize, MemberChannel)> {
     let mut dialled = 0;
     let mut pending = FuturesUnordered::new();
     let mut failures = Vec::new();
@@ -292,6 +355,16 @@ mod tests {
         assert!(error.code == Code::InvalidArgument && error.message.contains("a:2"), "{error}");
         for none in [&[][..], &[" , "][..]] {
             assert!(targets(none).unwrap_err().message.contains("no address"));
+        }
+    }
+
+    #[test]
+    fn traceparent_that_is_none_is_refused() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(traceparent_header(good).unwrap(), good);
+        for bad in ["", "00-0-0-01", "job-7\n"] {
+            let error = traceparent_header(bad).unwrap_err();
+            assert!(error.code == Code::InvalidArgument && error.message.contains("W3C"), "{error}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The channel of a client's calls: adds the credential of its session to each, and an id.
+//! The channel of a client's calls: adds the credential of its session to each, an id, and the trace that the client belongs to.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -6,12 +6,13 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryFutureExt};
 use http::header::AUTHORIZATION;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::transport::Channel;
 use tower::{BoxError, Service, ServiceExt};
 use volley_common::Error;
+use volley_common::net::MemberChannel;
+use volley_common::telemetry::trace::TRACEPARENT_HEADER;
 use volley_common::transport_cause::transport_cause;
 
 use super::request_id::RequestId;
@@ -21,15 +22,34 @@ use super::session::{LoginSession, MIN_LEFT};
 /// clone.
 #[derive(Clone)]
 pub struct ClientChannel {
-    channel: Channel,
+    channel: MemberChannel,
     session: Option<Arc<LoginSession>>,
     /// The id of the call that the channel is for; without one, each request gets its own.
     request_id: Option<RequestId>,
+    /// The `traceparent` of each request that has none.
+    traceparent: Option<HeaderValue>,
+    /// Whether messages may come compressed.
+    accepts_codecs: bool,
 }
 
 impl ClientChannel {
-    pub(super) fn new(channel: Channel, session: Option<Arc<LoginSession>>, request_id: Option<RequestId>) -> Self {
-        ClientChannel { channel, session, request_id }
+    pub(super) fn new(
+        channel: MemberChannel,
+        session: Option<Arc<LoginSession>>,
+        request_id: Option<RequestId>,
+        traceparent: Option<HeaderValue>,
+    ) -> Self {
+        ClientChannel { channel, session, request_id, traceparent, accepts_codecs: false }
+    }
+
+    /// The same for a client to which messages may come compressed.
+    pub(super) fn accepting_codecs(self, accepts_codecs: bool) -> Self {
+        ClientChannel { accepts_codecs, ..self }
+    }
+
+    /// Whether messages may come compressed.
+    pub(super) fn accepts_codecs(&self) -> bool {
+        self.accepts_codecs
     }
 }
 
@@ -49,6 +69,9 @@ impl Service<Request<Body>> for ClientChannel {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         self.request_id.clone().unwrap_or_else(RequestId::new).add_to(request.headers_mut());
+        if let Some(parent) = &self.traceparent {
+            request.headers_mut().entry(TRACEPARENT_HEADER).or_insert_with(|| parent.clone());
+        }
         let Some(session) = self.session.clone() else {
             return self.channel.call(request).map_err(BoxError::from).boxed();
         };

@@ -3,6 +3,7 @@
 //! Every endpoint has a task that streams it into a bounded queue (`reader`, `window`). If the stream breaks, the task restarts it
 //! at the next location without the rows that were delivered. [`FetchStream`] reads the queues front to back if the info is
 //! ordered, otherwise any queue that has a batch. `endpoint` orders the locations, `tickets` replaces tickets that have expired.
+//! `local` reads an endpoint by the files of its parts, if one of its nodes is on this machine and offers that.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -15,6 +16,7 @@ use arrow_flight::{FlightInfo, Ticket};
 use futures::stream::SelectAll;
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio_util::task::AbortOnDropHandle;
+use volley_common::ipc::buffer_pool::BufferPool;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
 use volley_common::{Error, Result, TableName};
@@ -27,6 +29,7 @@ use tickets::{TicketSource, keep_version};
 use window::{EndpointEvent, WindowReceiver, window};
 
 mod endpoint;
+mod local;
 mod reader;
 mod tickets;
 mod window;
@@ -81,10 +84,10 @@ pub struct FetchStream {
 
 impl FetchStream {
     pub(super) fn new(client: Client, info: FlightInfo, options: FetchOptions) -> Result<FetchStream> {
-        let mut skipped = 0;
+        let (mut skipped, offered) = (0, client.local.offered(&info));
         let endpoints = info.endpoint.iter().enumerate();
         let waiting = endpoints
-            .map(|(index, endpoint)| FetchEndpoint::new(index, endpoint, &client, &mut skipped))
+            .map(|(index, endpoint)| FetchEndpoint::new(index, endpoint, &client, &offered, &mut skipped))
             .collect::<Result<_>>()?;
         if skipped > 0 {
             let reason = if client.is_tls { "the FlightInfo came by TLS" } else { "they would receive the login" };
@@ -96,11 +99,13 @@ impl FetchStream {
         }
         let schema = parse_schema(&info.schema).map_err(|e| e.at("the schema of the FlightInfo"))?;
         let tickets = TicketSource::new(client.clone(), &info);
+        let options = FetchOptions { streams: options.streams.max(1), ..options };
+        let bodies = BufferPool::with_shared_blocks_of(options.streams.min(info.endpoint.len().max(1)));
         Ok(FetchStream {
             schema: schema.clone(),
             open: EndpointReaders::new(info.ordered),
-            context: Arc::new(FetchContext { client, tickets, schema }),
-            options: FetchOptions { streams: options.streams.max(1), ..options },
+            context: Arc::new(FetchContext { client, tickets, schema, bodies }),
+            options,
             waiting,
             keeper: None,
             rows: 0,
@@ -256,6 +261,9 @@ impl Client {
     ///
     /// A stream that breaks continues at the next location at the row where it broke; that of a query fails. While tables are
     /// read, their version is kept, and tickets that have expired are replaced, unless the read has a filter.
+    ///
+    /// On the machine of a node that has a local socket, batches of whole tables and columns are the memory of its mapped files,
+    /// see [`crate::LocalMode`]. They must not be written to, and stay readable when the node removes the files.
     ///
     /// ```no_run
     /// # async fn example(client: volley_client::Client) -> volley_client::Result<()> {

@@ -23,6 +23,7 @@
 //! | [`builder`] | connects: addresses, TLS, login |
 //! | `calls` | plans, lists and actions, at whichever member answers |
 //! | [`get`] | reads endpoints in parallel, from any of their locations, in order or not |
+//! | [`local_reads`] | reads by files on the machine of a node |
 //! | [`stream`] | one DoGet |
 //! | [`put`] | a put: encodes batches, applies backpressure, reads the outcome |
 //! | `parallel_put` | a put by a stream to each holder of shards, with one commit |
@@ -35,6 +36,7 @@
 //! | `session` | the credential that all calls carry, and its renewal |
 //! | `token_file` | reads the token of a file |
 //! | [`channel`] | the channel that adds the credential to each call |
+//! | `nearness` | which locations are near: on this machine, or where the program prefers |
 //! | `failure` | errors of calls whose connection failed |
 //! | `pushback` | repeats calls that a member refuses for the moment |
 #![forbid(unsafe_code)]
@@ -42,17 +44,20 @@
 use std::sync::Arc;
 
 use arrow_flight::flight_service_client::FlightServiceClient;
+use http::HeaderValue;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Channel;
-use volley_common::net::ConnectionPool;
+use volley_common::net::{ConnectionPool, MemberChannel};
 
 use address::EndpointLocation;
+use local_reads::LocalReads;
+use nearness::Nearness;
 use request_id::RequestId;
 use session::LoginSession;
 
 pub use builder::ClientBuilder;
 pub use channel::ClientChannel;
 pub use get::{FetchOptions, FetchStream, FetchedBatch};
+pub use local_reads::{LocalMode, LocalReadCounts};
 pub use login::ClientLogin;
 pub use parallel_put::ParallelPut;
 pub use put::PutOutcome;
@@ -73,7 +78,9 @@ mod calls;
 pub mod channel;
 mod failure;
 pub mod get;
+pub mod local_reads;
 pub mod login;
+mod nearness;
 mod parallel_put;
 mod pushback;
 pub mod put;
@@ -92,7 +99,7 @@ pub const MAX_MESSAGE: usize = 512 << 20;
 #[derive(Clone)]
 pub struct Client {
     /// The connection to `address`.
-    channel: Channel,
+    channel: MemberChannel,
     address: Arc<str>,
     /// The other addresses that the client was given, `HOST:PORT`, for calls that the first does not answer.
     others: Arc<[String]>,
@@ -105,10 +112,18 @@ pub struct Client {
     session: Option<Arc<LoginSession>>,
     /// Whether passwords and tokens may go to other machines without TLS.
     allow_plaintext_login: bool,
+    /// Reads by files on this machine.
+    local: Arc<LocalReads>,
+    /// Which locations of endpoints are tried first.
+    nearness: Arc<Nearness>,
     /// The tasks of parallel puts.
     writes: TaskTracker,
     /// Of a client for one call: the call's id.
     request_id: Option<RequestId>,
+    /// The span to which the spans of all calls belong.
+    traceparent: Option<HeaderValue>,
+    /// Whether nodes may compress what they send.
+    compress: bool,
 }
 
 fn uri_of(address: &str, is_tls: bool) -> String {
@@ -129,6 +144,11 @@ impl Client {
         self.is_tls
     }
 
+    /// What came of the reads that nodes on this machine offered by files.
+    pub fn local_reads(&self) -> LocalReadCounts {
+        self.local.counts()
+    }
+
     /// The pool of connections as that to `address`.
     fn own_pool(&self) -> &ConnectionPool {
         if self.is_tls { &self.tls_pool } else { &self.pool }
@@ -146,7 +166,13 @@ impl Client {
 
     /// The original connection.
     fn own_channel(&self) -> ClientChannel {
-        ClientChannel::new(self.channel.clone(), self.session.clone(), self.request_id.clone())
+        self.channel_on(self.channel.clone())
+    }
+
+    /// The channel of this client's calls over a connection.
+    fn channel_on(&self, channel: MemberChannel) -> ClientChannel {
+        let (session, request_id) = (self.session.clone(), self.request_id.clone());
+        ClientChannel::new(channel, session, request_id, self.traceparent.clone()).accepting_codecs(self.compress)
     }
 
     /// The client at one of its addresses, and only there.
@@ -209,7 +235,7 @@ impl Client {
                 self.pool_of(location).channel(address)?
             }
         };
-        Ok(ClientChannel::new(channel, self.session.clone(), self.request_id.clone()))
+        Ok(self.channel_on(channel))
     }
 
     /// Whether a location may be used: one without TLS neither if this client connected by TLS, nor if the credential would

@@ -4,28 +4,26 @@
 //! server would commit a stream that just ends.
 
 use std::collections::VecDeque;
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use arrow_flight::{FlightData, FlightDescriptor, PutResult};
+use arrow_flight::{FlightData, FlightDescriptor};
 use arrow_ipc::writer::{DictionaryTracker, EncodedData, IpcDataGenerator, IpcWriteContext, IpcWriteOptions};
 use futures::{Stream, StreamExt};
 use http::uri::PathAndQuery;
 use parking_lot::Mutex;
-use prost::Message;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::Request;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Status};
 use volley_common::ipc::MESSAGE_BYTES;
 use volley_common::ipc::shrink::shrink_to_fit;
 use volley_common::ipc::split::split;
 use volley_common::options::Options;
+use volley_common::put_codec::{DO_PUT, PutCodec};
 use volley_common::{Code, Error, Result, TableName};
 
 use super::pushback::Pushback;
@@ -36,7 +34,6 @@ use super::{Client, MAX_MESSAGE, failure, request};
 const QUEUE_LEN: usize = 4;
 /// Bytes of messages that are kept until the member accepts the put.
 const MAX_SENT_AGAIN: usize = 32 << 20;
-const DO_PUT: &str = "/arrow.flight.protocol.FlightService/DoPut";
 
 /// The outcome of a put: the JSON of the last PutResult.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -323,45 +320,5 @@ impl BatchEncoder {
             .encode(batch, &mut self.dictionaries, &self.options, &mut self.context)
             .map_err(|e| Error::invalid(format!("a batch cannot be sent: {e}")))?;
         Ok(dictionaries.into_iter().chain([batch]).map(EncodedData::into).collect())
-    }
-}
-
-/// Encodes `Result<FlightData>`: an error resets the call, which tonic's own codec cannot do.
-struct PutCodec;
-
-struct PutEncoder;
-
-struct MessageDecoder<T>(PhantomData<T>);
-
-impl Codec for PutCodec {
-    type Encode = Result<FlightData>;
-    type Decode = PutResult;
-    type Encoder = PutEncoder;
-    type Decoder = MessageDecoder<PutResult>;
-
-    fn encoder(&mut self) -> PutEncoder {
-        PutEncoder
-    }
-
-    fn decoder(&mut self) -> Self::Decoder {
-        MessageDecoder(PhantomData)
-    }
-}
-
-impl Encoder for PutEncoder {
-    type Item = Result<FlightData>;
-    type Error = Status;
-
-    fn encode(&mut self, item: Self::Item, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        item?.encode(buffer).map_err(|e| Status::internal(e.to_string()))
-    }
-}
-
-impl<T: Message + Default> Decoder for MessageDecoder<T> {
-    type Item = T;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
-        T::decode(buffer).map(Some).map_err(|e| Status::internal(e.to_string()))
     }
 }

@@ -120,6 +120,7 @@ fn codec_name(codec: Codec) -> &'static str {
         Codec::None => "none",
         Codec::Lz4 => "lz4",
         Codec::Zstd => "zstd",
+        Codec::Auto => "auto",
     }
 }
 

@@ -27,6 +27,11 @@ impl RequestId {
         }
     }
 
+    /// The id.
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+
     /// The error of the call.
     pub(crate) fn name(&self, error: Error) -> Error {
         error.of_request(&self.0)

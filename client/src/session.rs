@@ -17,10 +17,10 @@ use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 use volley_common::grpc::NOW_HEADER;
 use volley_common::identity::Secret;
+use volley_common::net::MemberChannel;
 use volley_common::{Code, Error, Result, clock};
 
 use super::failure;
@@ -75,7 +75,7 @@ impl SessionCredential {
 /// A member that logins go to.
 pub(super) struct LoginMember {
     /// The connection to it.
-    pub channel: Channel,
+    pub channel: MemberChannel,
     /// Its address with its scheme.
     pub uri: String,
 }

@@ -4,15 +4,16 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow_flight::{FlightData, Ticket};
-use futures::StreamExt;
+use arrow_flight::Ticket;
+use http::HeaderValue;
 use http_body_util::Full;
-use tonic::Status;
 use tonic::body::Body;
 use tower::{Service, ServiceExt};
+use volley_common::ipc::accepted_codecs::{ACCEPT_CODECS_HEADER, ALL_CODECS};
+use volley_common::ipc::buffer_pool::BufferPool;
 use volley_common::ipc::decode::{BatchDecoder, DecodedMessage};
 use volley_common::ipc::flight_stream::FlightDataStream;
-use volley_common::{Code, Error, Result, grpc};
+use volley_common::{Error, Result, grpc};
 
 use super::MAX_MESSAGE;
 use super::channel::{ClientChannel, failed_call};
@@ -29,14 +30,22 @@ impl BatchStream {
     ///
     /// # Errors
     /// The member's error; UNAVAILABLE if it is unreachable.
-    pub async fn open(mut channel: ClientChannel, ticket: Ticket) -> Result<Self> {
-        let request = grpc::do_get_request(ticket.ticket).map(|body| Body::new(Full::new(body)));
+    pub async fn open(channel: ClientChannel, ticket: Ticket) -> Result<Self> {
+        BatchStream::open_into(channel, ticket, BufferPool::with_shared_blocks()).await
+    }
+
+    /// The same with memory from a pool, which streams before it may have left.
+    pub(super) async fn open_into(mut channel: ClientChannel, ticket: Ticket, bodies: BufferPool) -> Result<Self> {
+        let mut request = grpc::do_get_request(ticket.ticket).map(|body| Body::new(Full::new(body)));
+        if channel.accepts_codecs() {
+            request.headers_mut().insert(ACCEPT_CODECS_HEADER, HeaderValue::from_static(ALL_CODECS));
+        }
         let ready = channel.ready().await.map_err(failed_call)?;
         let response = ready.call(request).await.map_err(failed_call)?;
-        let mut messages = FlightDataStream::new(grpc::response_body(response)?, MAX_MESSAGE).with_shared_blocks();
+        let mut messages = FlightDataStream::with_bodies(grpc::response_body(response)?, bodies, MAX_MESSAGE);
         let mut decoder = BatchDecoder::new(MAX_MESSAGE);
         loop {
-            let Some(message) = next(&mut messages).await? else {
+            let Some(message) = messages.next_of_reply().await? else {
                 return Err(Error::internal("the stream ended before its schema"));
             };
             match decoder.push(message)? {
@@ -56,26 +65,11 @@ impl BatchStream {
 
     /// The next batch; none at the end. Cancelling the wait loses nothing.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        while let Some(message) = next(&mut self.messages).await? {
+        while let Some(message) = self.messages.next_of_reply().await? {
             if let DecodedMessage::Batch(batch) = self.decoder.push(message)? {
                 return Ok(Some(batch));
             }
         }
         Ok(None)
-    }
-}
-
-/// The next message; none once the response ended with OK.
-async fn next(messages: &mut FlightDataStream<Body>) -> Result<Option<FlightData>> {
-    let next = messages.next().await;
-    if let Some(Ok(message)) = next {
-        return Ok(Some(message));
-    }
-    // The status in the trailers takes precedence over how the body ended.
-    match (messages.trailers().and_then(Status::from_header_map), next) {
-        (Some(status), _) if status.code() != Code::Ok => Err(status.into()),
-        (_, Some(Err(error))) => Err(error),
-        (Some(_), _) => Ok(None),
-        (None, _) => Err(Error::unavailable("the response ended without a status")),
     }
 }

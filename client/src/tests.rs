@@ -15,6 +15,7 @@ use super::*;
 
 mod addresses;
 mod busy;
+mod local;
 mod parallel;
 mod request_ids;
 mod tickets;

@@ -27,6 +27,8 @@ pub struct Error {
     pub request_id: Option<Box<str>>,
 }
 
+/// What precedes the name of a call at the end of its error; `)` follows.
+const REQUEST_SUFFIX: &str = " (request ";
 /// The longest text of an error of a call, its id included; bytes.
 const MAX_CALL_TEXT: usize = 2048;
 
@@ -89,6 +91,11 @@ impl Error {
         self
     }
 
+    /// The text by which a member ends the errors of a call that has this name.
+    pub(crate) fn request_suffix(id: &str) -> String {
+        format!("{REQUEST_SUFFIX}{id})")
+    }
+
     /// The same error, of the call that the client named so. The name of an inner call stays.
     pub fn of_request(mut self, id: &str) -> Self {
         self.request_id.get_or_insert_with(|| id.into());
@@ -101,9 +108,20 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(id) = &self.request_id else { return f.write_str(&self.message) };
-        let suffix = format!(" (request {id})");
+        let suffix = Error::request_suffix(id);
         f.write_str(&shortened(&self.message, MAX_CALL_TEXT.saturating_sub(suffix.len())))?;
         f.write_str(&suffix)
+    }
+}
+
+/// A member's text without the name of the call that it ends with: the caller adds it once, however many members passed it on.
+fn without_request(text: &str) -> &str {
+    let named = text.strip_suffix(')').and_then(|text| text.rsplit_once(REQUEST_SUFFIX));
+    match named {
+        Some((text, id)) if !text.is_empty() && !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            text
+        }
+        _ => text,
     }
 }
 
@@ -137,7 +155,8 @@ impl From<Error> for Status {
 impl From<Status> for Error {
     /// The status of another member. A broken connection, for which tonic gives UNKNOWN, INTERNAL or CANCELLED with a
     /// transport error as its source, becomes UNAVAILABLE; but INTERNAL if the reply itself broke the rules of HTTP/2,
-    /// because it would do so again. The message is never empty, and says why a connection broke.
+    /// because it would do so again. The message is never empty, and says why a connection broke. It does not name the call, which
+    /// the caller knows.
     fn from(status: Status) -> Self {
         let transport = std::error::Error::source(&status);
         let code = match (status.code(), transport) {
@@ -148,7 +167,7 @@ impl From<Status> for Error {
         let message = match (transport_error(&status), status.message()) {
             (Some(cause), _) => transport_cause(cause),
             (None, "") => format!("the call failed with {code:?}, and no reason was given"),
-            (None, text) => text.to_string(),
+            (None, text) => without_request(text).to_string(),
         };
         let retry_after = status.metadata().get(RETRY_PUSHBACK).and_then(|value| value.to_str().ok());
         let retry_after_ms = retry_after.and_then(|value| value.parse().ok());
@@ -174,6 +193,29 @@ pub(crate) fn is_protocol_violation(error: &(dyn std::error::Error + 'static)) -
     false
 }
 
+/// The name of a gRPC code as the protocol has it.
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
 impl From<tonic::transport::Error> for Error {
     fn from(error: tonic::transport::Error) -> Self {
         Error::unavailable(transport_cause(&error))
@@ -183,6 +225,23 @@ impl From<tonic::transport::Error> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn name_of_a_call_in_the_text_of_a_member_is_left_out() {
+        for (text, rest) in [
+            ("no table (request 00ab)", "no table"),
+            ("no table (request a) (request b)", "no table (request a)"),
+            ("no table (request a b)", "no table (request a b)"),
+            ("no table (request )", "no table (request )"),
+            (" (request a)", " (request a)"),
+            ("no table", "no table"),
+        ] {
+            let error = Error::from(Status::not_found(text));
+            assert_eq!((error.message.as_str(), error.request_id.as_deref()), (rest, None));
+        }
+        let named = Error::from(Status::not_found("no table (request 00ab)")).of_request("00ab");
+        assert_eq!(named.to_string(), "no table (request 00ab)");
+    }
 
     #[test]
     fn text_of_a_call_ends_with_its_id_and_is_bounded() {

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use arrow_flight::Ticket;
+use arrow_flight::{FlightEndpoint, Ticket};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Response, Version, header};
 use http_body::Body;
@@ -155,6 +155,13 @@ fn request(path: &'static str, message: Bytes) -> Request<Bytes> {
     request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
     request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     request
+}
+
+/// When the ticket of an endpoint expires, milliseconds since 1970 by the clock of the members; none if it does not say so.
+pub fn endpoint_expiry_ms(endpoint: &FlightEndpoint) -> Option<u64> {
+    let time = endpoint.expiration_time.as_ref()?;
+    let millis = u64::try_from(time.nanos).unwrap_or(0) / 1_000_000;
+    Some(u64::try_from(time.seconds).ok()?.saturating_mul(1000).saturating_add(millis))
 }
 
 /// The body of a response, unless its headers are an error.

@@ -133,6 +133,8 @@ pub enum Codec {
     Lz4,
     /// Zstandard.
     Zstd,
+    /// LZ4 for parts that it makes much smaller, none for others.
+    Auto,
 }
 
 impl From<Codec> for Compression {
@@ -141,6 +143,7 @@ impl From<Codec> for Compression {
             Codec::None => Compression::None,
             Codec::Lz4 => Compression::Lz4,
             Codec::Zstd => Compression::Zstd,
+            Codec::Auto => Compression::Auto,
         }
     }
 }

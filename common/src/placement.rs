@@ -14,8 +14,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use consistent_hash::{Node as RingNode, RingHash, StaticHashRing};
+use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::NodeId;
@@ -59,7 +61,7 @@ pub fn place(
     replicas: u32,
     load: &ReplicaCounts,
 ) -> Vec<Vec<NodeId>> {
-    Ring::new(nodes).place(table_key, shards, replicas, load)
+    Ring::kept(nodes).place(table_key, shards, replicas, load)
 }
 
 /// All nodes in a shard's order of preference, independent of their load and zone.
@@ -103,6 +105,20 @@ impl Ring {
             .collect();
         let total = members.iter().map(|member| member.quantity).sum();
         Ring { ring: StaticHashRing::new(PortableHash, members.into_iter()), total }
+    }
+
+    /// The ring of these nodes. That of the last call is kept: with thousands of nodes it has millions of virtual nodes, and each new
+    /// table needs it.
+    fn kept(nodes: &[Candidate]) -> Arc<Self> {
+        static LAST: Mutex<Option<(Vec<Candidate>, Arc<Ring>)>> = Mutex::new(None);
+        if let Some((of, ring)) = &*LAST.lock()
+            && of == nodes
+        {
+            return ring.clone();
+        }
+        let ring = Arc::new(Ring::new(nodes));
+        *LAST.lock() = Some((nodes.to_vec(), ring.clone()));
+        ring
     }
 
     /// As [`place`].

@@ -61,6 +61,7 @@ debug_without_fields!(
     cluster::IdentitySnapshot,
     cluster::LoginRequest,
     cluster::LoginReply,
+    cluster::LocalReadRequest,
 );
 
 impl catalog::WriteOutcome {
@@ -84,6 +85,7 @@ impl catalog::Compression {
             catalog::Compression::None => "none",
             catalog::Compression::Lz4 => "lz4",
             catalog::Compression::Zstd => "zstd",
+            catalog::Compression::Auto => "auto",
         }
     }
 }

@@ -14,7 +14,6 @@ pub fn update(service: &Services, membership: &NodeMembership) -> String {
     let raft = &service.raft;
     set("volley_node_sessions", membership.session_count());
     set("volley_is_leader", usize::from(raft.is_leader()));
-    set("volley_has_leader", usize::from(raft.leader().is_some()));
     set("volley_diverged_coordinators", raft.diverged().len());
     set("volley_plans_waiting", service.planning.waiting());
     service.pool.update_gauges();
@@ -22,6 +21,12 @@ pub fn update(service: &Services, membership: &NodeMembership) -> String {
     let catalog = raft.view();
     update_catalog(&catalog);
     of_raft + &largest_tables(&catalog, service.config.metrics_tables as usize)
+}
+
+/// Sets the gauge of the leader. A coordinator that has lost the others still knows the last one, so a majority must confirm it.
+pub async fn update_leader(service: &Services) {
+    let is_confirmed = service.raft.leader().is_some() && service.status.verified_health().await.0;
+    set("volley_has_leader", usize::from(is_confirmed));
 }
 
 /// Sets the gauges of repair. Only the leader knows the figures: those of others are 0, so that no old ones stay.

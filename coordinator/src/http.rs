@@ -68,6 +68,7 @@ impl HttpStatus for CoordinatorHttpStatus {
 
     async fn update_gauges(&self) -> String {
         let Some((service, membership)) = self.0.get().cloned() else { return String::new() };
+        gauges::update_leader(&service).await;
         gauges::update_repair(&service).await;
         let updated = tokio::task::spawn_blocking(move || gauges::update(&service, &membership)).await;
         updated.unwrap_or_default()

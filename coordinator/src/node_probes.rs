@@ -11,6 +11,7 @@ use volley_common::NodeId;
 use volley_common::listen::host_port;
 use volley_common::net::ConnectionPool;
 use volley_common::net::member_health::HealthRank;
+use volley_common::wire::catalog::Node;
 
 use crate::catalog::Catalog;
 use crate::raft::Handle;
@@ -44,6 +45,43 @@ pub async fn run(raft: Handle, pool: ConnectionPool, stop: CancellationToken) {
 
 /// The nodes that are alive in the catalog, but whose health is at least as bad as `rank`.
 pub fn nodes_of_rank(catalog: &Catalog, pool: &ConnectionPool, rank: HealthRank) -> BTreeSet<NodeId> {
-    let is_ranked = |addr: &str| pool.health(host_port(addr)).rank() >= rank;
-    catalog.live_nodes().filter(|node| is_ranked(&node.flight_uri)).map(|node| NodeId(node.id)).collect()
+    of_rank(catalog.live_nodes(), pool, rank)
+}
+
+/// Those of `nodes` that are alive in the catalog, but whose health is at least as bad as `rank`: a plan lists few of the nodes of
+/// a large cluster.
+pub fn nodes_of_rank_among(
+    catalog: &Catalog,
+    pool: &ConnectionPool,
+    rank: HealthRank,
+    nodes: &[NodeId],
+) -> BTreeSet<NodeId> {
+    let known = nodes.iter().filter_map(|id| catalog.node(*id));
+    of_rank(known.filter(|node| node.is_alive()), pool, rank)
+}
+
+fn of_rank<'a>(nodes: impl Iterator<Item = &'a Node>, pool: &ConnectionPool, rank: HealthRank) -> BTreeSet<NodeId> {
+    let is_ranked = |node: &&Node| pool.health(host_port(&node.flight_uri)).rank() >= rank;
+    nodes.filter(is_ranked).map(|node| NodeId(node.id)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use volley_common::wire::catalog::{NodeState, Row, row};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_live_ones_of_the_named_nodes_are_found() {
+        let mut catalog = Catalog::default();
+        for (id, state) in [(1, NodeState::Alive), (2, NodeState::Unreachable), (3, NodeState::Alive)] {
+            let node = Node { id, state: state as i32, flight_uri: format!("grpc+tcp://n{id}:1"), ..Node::default() };
+            catalog.insert_row(Row { row: Some(row::Row::Node(node)) });
+        }
+        let (pool, named) = (ConnectionPool::new(), [1, 2, 9].map(NodeId));
+        let among = |rank| nodes_of_rank_among(&catalog, &pool, rank, &named);
+        assert_eq!(among(HealthRank::Answers), BTreeSet::from([NodeId(1)]));
+        assert_eq!(among(HealthRank::Deprioritized), BTreeSet::new());
+        assert_eq!(nodes_of_rank(&catalog, &pool, HealthRank::Answers), BTreeSet::from([1, 3].map(NodeId)));
+    }
 }

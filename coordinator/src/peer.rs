@@ -18,6 +18,7 @@ use volley_common::identity::{Access, Authenticator, Identified, Secret};
 use volley_common::options::{Options, check_filter};
 use volley_common::server::audit::{AuditEvent, AuditKind, AuditLog, UnidentifiedCall, request_id};
 use volley_common::server::serve::PeerAddress;
+use volley_common::telemetry::trace::note;
 use volley_common::tls::{Caller, MemberRole};
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::catalog::{Role, WriteOutcome};
@@ -278,6 +279,7 @@ impl Coordinator for CoordinatorPeerService {
         let access = self.asserted(&request, BEGIN_WRITE)?;
         let table = TableName::from_components(&request.get_ref().table)?;
         let (metadata, _, request) = request.into_parts();
+        note("volley.write_id", || request.write_id.clone());
         let plan = self.begin_for(&access, &table, request).await;
         self.record_refusal(&access, (AuditKind::Write, "DoPut"), &table, &metadata, &plan);
         plan.map(Response::new)
@@ -287,6 +289,7 @@ impl Coordinator for CoordinatorPeerService {
         let (caller, request) = Caller::split(request);
         // The streams of a staged write may come from any node.
         caller.speaks_as(MemberRole::Node)?;
+        note("volley.write_id", || request.write.clone());
         self.write.stage_parts(request).await?;
         Ok(Response::new(StagePartsReply {}))
     }
@@ -301,6 +304,7 @@ impl Coordinator for CoordinatorPeerService {
     async fn commit_write(&self, request: Request<CommitWriteRequest>) -> Result<Response<WriteOutcome>, Status> {
         let (caller, request) = Caller::split(request);
         self.check_writer(&caller, &request.write, request.attempt).await?;
+        note("volley.write_id", || request.write.clone());
         Ok(Response::new(self.write.commit_write(request).await?))
     }
 
@@ -319,7 +323,7 @@ impl Coordinator for CoordinatorPeerService {
         caller.speaks_as(MemberRole::Node)?;
         let catalog = self.raft.read().await?;
         check_node(&catalog, &caller, NodeId(node))?;
-        let deletable = deletable(&catalog, NodeId(node), &parts, &catalog.live_node_ids());
+        let deletable = deletable(&catalog, NodeId(node), &parts, catalog.live_node_ids());
         Ok(Response::new(DeletablePartsReply { parts: deletable.into_iter().map(Into::into).collect() }))
     }
 

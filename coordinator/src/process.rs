@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use tokio::runtime::Builder;
 use volley_common::Result;
+use volley_common::server::ServerConfig;
 use volley_common::server::process::{self, ServerRole};
 use volley_common::tls::MemberRole;
 
@@ -36,6 +37,10 @@ impl ServerRole for CoordinatorRole {
         config.server.identity_rules().map(drop)
     }
 
+    fn server_config(config: &CoordinatorConfig) -> &ServerConfig {
+        &config.server
+    }
+
     async fn start(config: CoordinatorConfig) -> Result<RunningCoordinator> {
         crate::start(config).await
     }
@@ -43,5 +48,6 @@ impl ServerRole for CoordinatorRole {
 
 /// Runs `volley-coordinator` with the arguments of this process.
 pub fn main() -> ExitCode {
-    process::main::<CoordinatorRole>()
+    // Before anything of a server is read or started: a process that decodes a body in Parquet is none.
+    volley_http::run_if_requested().unwrap_or_else(process::main::<CoordinatorRole>)
 }

@@ -19,6 +19,7 @@ use tower::Service;
 use volley_common::http2::{ReplyBody, grpc_error};
 use volley_common::server::serve::Http2Service;
 use volley_common::server::{Lifecycle, process};
+use volley_common::telemetry::trace::carry;
 use volley_common::tls::ListenerTls;
 use volley_common::{Error, Result};
 
@@ -110,7 +111,7 @@ impl<S: Http2Service> Service<Request<Incoming>> for OnClientThreads<S> {
         // Within the task: a call may need the runtime from its beginning.
         let call = async move { service.call(request).await };
         Box::pin(async move {
-            match AbortOnDropHandle::new(threads.spawn(call)).await {
+            match AbortOnDropHandle::new(threads.spawn(carry(call))).await {
                 Ok(reply) => reply,
                 Err(error) => Ok(grpc_error(Error::internal(format!("the call ended early: {error}")))),
             }

@@ -7,11 +7,13 @@ use tonic::service::Routes;
 use volley_common::listen::{self, join_host_port};
 use volley_common::net::{ConnectionPool, Connector};
 use volley_common::server::data_folder::{FolderLock, FolderRole, claim};
+use volley_common::server::http::HttpPages;
 use volley_common::server::{
     BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, health, reflection,
 };
 use volley_common::tls::MemberRole;
 use volley_common::{Error, Result};
+use volley_http::HttpState;
 
 use crate::admin_reset;
 use crate::administrator_file;
@@ -64,7 +66,9 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
     let addresses = sockets.addresses()?;
     let (lifecycle, http_status) = (Lifecycle::default(), CoordinatorHttpStatus::default());
     let ServerSockets { flight, peer, http } = sockets;
-    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone());
+    let pages = HttpState::new(&config.server);
+    let served = HttpPages { routes: volley_http::router(pages.clone()), has_history: !config.server.http.no_web_page };
+    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone(), served);
 
     let dir = config.server.data_dir.clone();
     let folder = tokio::task::spawn_blocking(move || claim(&dir, FolderRole::Coordinator))
@@ -109,8 +113,11 @@ pub async fn start_with_sockets(config: CoordinatorConfig, prebound: PreboundSoc
         .add_service(flight_service.server());
     for listener in flight {
         let listener_tls = tls.flight(&listener.name);
+        let limits = services.config.server.limits().named(&listener.name);
         let router = CoordinatorRouter::for_clients(&services, client_routes.clone(), &listener.name.into());
-        lifecycle.serve_clients(listener.socket, listener_tls, router, services.config.server.limits());
+        // The first listener's: pages have no listener of their own.
+        pages.connect(lifecycle.serve_in_process(router.clone(), limits));
+        lifecycle.serve_clients(listener.socket, listener_tls, router, limits);
     }
     let router = CoordinatorRouter::for_members(&services, peer_routes);
     raft_threads.serve_peers(&lifecycle, peer, tls.peer(), router)?;

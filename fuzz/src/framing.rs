@@ -1,4 +1,4 @@
-//! The first bytes of a connection, and gRPC's frames in HTTP/2's: what is read does not depend on how it is cut into pieces.
+//! The first bytes of a connection, gRPC's frames in HTTP/2's, and IPC streams in bodies of HTTP: what is read does not depend on how it is cut into pieces.
 //!
 //! The first byte chooses the reader, the second the size of the pieces.
 
@@ -21,6 +21,7 @@ use volley_common::ipc::body_builder::{BodyAllocator, BodyBuilder, ReceivedSlice
 use volley_common::ipc::buffer_pool::BufferPool;
 use volley_common::ipc::flight_decoder::{FlightDecoder, FlightMessage};
 use volley_common::ipc::flight_encoder::encode_flight_data;
+use volley_common::ipc::stream_format::{END_OF_STREAM, StreamParser, message_kind, message_prefix};
 use volley_common::server::serve::preface::{ClientProtocol, read_preface};
 
 use crate::batches::{flight_messages, keyed};
@@ -40,11 +41,12 @@ pub fn run(data: &[u8]) {
     let mut input = FuzzInput::new(data);
     let (kind, step) = (input.byte(), usize::from(input.byte()) + 1);
     let bytes = input.rest();
-    match kind % 4 {
+    match kind % 5 {
         0 => first_bytes(bytes, step),
         1 => flight_data(bytes, step),
         2 => one_message(bytes, step),
-        _ => gzip_messages(bytes, step),
+        3 => gzip_messages(bytes, step),
+        _ => ipc_stream(bytes, step),
     }
 }
 
@@ -100,6 +102,42 @@ fn flight_data(bytes: &[u8], step: usize) {
         let again: Vec<FlightData> = again.into_iter().map(FlightData::from).collect();
         assert!(!failed && again == [FlightData { flight_descriptor: None, ..data }], "a frame changes the message");
     }
+}
+
+/// The messages of an IPC stream that arrives in pieces, and whether it is incomplete or an error ends it.
+fn parse(bytes: &[u8], step: usize) -> (Vec<FlightData>, bool) {
+    let (mut parser, mut messages) = (StreamParser::new(MAX_MESSAGE), Vec::new());
+    for piece in bytes.chunks(step) {
+        parser.push(piece);
+        loop {
+            match parser.next_message() {
+                Ok(Some(message)) => messages.push(message),
+                Ok(None) => break,
+                Err(error) => {
+                    check_error(&error, bytes.len());
+                    return (messages, true);
+                }
+            }
+        }
+    }
+    (messages, parser.check_ended().is_err())
+}
+
+fn ipc_stream(bytes: &[u8], step: usize) {
+    let (messages, failed) = parse(bytes, bytes.len().max(1));
+    assert!(parse(bytes, step) == (messages.clone(), failed), "pieces of {step} bytes change the messages");
+    let mut again = Vec::new();
+    for message in &messages {
+        if let Err(error) = message_kind(&message.data_header) {
+            check_error(&error, bytes.len());
+        }
+        again.extend_from_slice(&message_prefix(&message.data_header));
+        again.extend_from_slice(&message.data_body);
+    }
+    again.extend_from_slice(&END_OF_STREAM);
+    let (again, failed) = parse(&again, step);
+    let bodies = |messages: &[FlightData]| messages.iter().map(|one| one.data_body.clone()).collect::<Vec<_>>();
+    assert!(!failed && bodies(&again) == bodies(&messages), "writing a stream again changes its messages");
 }
 
 fn body(bytes: &[u8], step: usize) -> impl Body<Data = Bytes, Error = Status> + Unpin + use<> {
@@ -164,6 +202,13 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let of = |kind: u8, step: u8, bytes: &[u8]| [&[kind, step][..], bytes].concat();
     let messages = flight_messages(&keyed(), None);
     let frames: Vec<u8> = messages.iter().flat_map(|message| encode_message(message).to_vec()).collect();
+    let mut stream: Vec<u8> = Vec::new();
+    for message in &messages {
+        stream.extend_from_slice(&message_prefix(&message.data_header));
+        stream.extend_from_slice(&message.data_body);
+    }
+    let cut_off = stream.clone();
+    stream.extend_from_slice(&END_OF_STREAM);
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
     std::io::Write::write_all(&mut gzip, &[7; 3000]).expect("memory");
     let gzip = gzip.finish().expect("memory");
@@ -178,5 +223,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         of(2, 2, &encode_message(&messages[0])),
         of(2, 2, b"\0\0\0\0\x03ab"),
         of(3, 5, &compressed),
+        of(4, 6, &stream),
+        of(4, 6, &cut_off),
+        of(4, 2, b"ARROW1\0\0"),
     ]
 }

@@ -5,6 +5,7 @@
 
 mod expected;
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ use volley_node::config::NodeConfig;
 use volley_node::put::ack_stream;
 use volley_node::put::bodies::PutBodies;
 use volley_node::put::handshake::{self, PutHandshake, PutMessages, next_message};
+use volley_node::put::part_events::{PartEvent, PartEventSender};
 use volley_node::put::part_sink::PartSinkConfig;
 use volley_node::put::write::{MessageWriter, WriterInput};
 use volley_node::put_resources::PutResources;
@@ -48,8 +50,8 @@ const PUT_MEMORY: u64 = 32 << 20;
 /// Parts and messages are small, so that a small input fills several.
 const PART_BYTES: u64 = 256 << 10;
 const MESSAGE_BYTES: usize = 64 << 10;
-/// Sealed parts that wait until the stream ends.
-const MAX_PARTS: usize = 1 << 14;
+/// Events of parts that may wait.
+const MAX_EVENTS: usize = 16;
 /// The folder of the node.
 const DATA: &str = "data";
 
@@ -142,14 +144,12 @@ fn gzip(frame: &[u8]) -> Bytes {
 impl PutNode {
     /// Puts a stream, checks what is stored, and removes it again. Returns the number of rows.
     fn put(&self, bytes: Bytes, settings: &mut PutSettings) -> Result<usize> {
-        let (sealed, mut sealed_parts) = mpsc::channel(MAX_PARTS);
+        let (events, received) = mpsc::channel(MAX_EVENTS);
         let mut expected = ExpectedRows::default();
-        let result = self.write(bytes, settings, sealed, &mut expected);
+        let committing = runtime().spawn_blocking(move || commit_parts(received));
+        let result = self.write(bytes, settings, events, &mut expected);
         // The writer is gone, so the channel ends with its last part.
-        let mut parts: Vec<catalog::Part> = Vec::new();
-        while let Some(part) = sealed_parts.blocking_recv() {
-            parts.push(part.expect("a part is sealed"));
-        }
+        let mut parts = runtime().block_on(committing).expect("parts are committed");
         parts.sort_by_key(|part| part.seq);
         if result.is_ok() {
             self.check_parts(&parts, settings, &expected);
@@ -166,7 +166,7 @@ impl PutNode {
         &self,
         bytes: Bytes,
         settings: &mut PutSettings,
-        sealed: mpsc::Sender<Result<catalog::Part>>,
+        events: PartEventSender,
         expected: &mut ExpectedRows,
     ) -> Result<()> {
         let step = settings.step;
@@ -188,7 +188,7 @@ impl PutNode {
         let config = self.sink_config(&handshake, settings)?;
         expected.begin(messages.schema.take(), &config.schema)?;
         let runtime = runtime().handle().clone();
-        let writer = MessageWriter::new(config, &self.resources, handshake.decoder, sealed, runtime)?;
+        let writer = MessageWriter::new(config, &self.resources, handshake.decoder, events, runtime)?;
         self.write_messages(messages, writer, expected)
     }
 
@@ -241,6 +241,8 @@ impl PutNode {
             first_block_bytes: PART_BYTES,
             part_bytes: PART_BYTES,
             seals: self.resources.seals.clone(),
+            contents: self.resources.contents.clone(),
+            remote_shards: HashSet::new(),
         })
     }
 
@@ -260,6 +262,18 @@ impl PutNode {
             assert_same_rows(&expected.batches, &stored);
         }
     }
+}
+
+/// Makes all parts durable, as they are finished.
+fn commit_parts(mut events: mpsc::Receiver<Result<PartEvent>>) -> Vec<catalog::Part> {
+    let mut parts = Vec::new();
+    while let Some(event) = events.blocking_recv() {
+        match event.expect("a part is finished") {
+            PartEvent::Growing(_) => {}
+            PartEvent::Finished(part) => parts.push(part.commit().expect("a part is durable")),
+        }
+    }
+    parts
 }
 
 /// The batches of a part, decoded as a client does.

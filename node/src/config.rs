@@ -6,13 +6,16 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use volley_common::ipc::{MAX_SPLIT_BYTES, MESSAGE_BYTES};
 use volley_common::listen;
+use volley_common::local_read::socket_hints::MAX_PATH;
 use volley_common::options::MAX_TTL_S;
 use volley_common::server::ServerConfig;
+use volley_common::tls::ClientAuth;
 use volley_common::{Error, Result};
 
 use crate::get_resources::{GET_MEMORY, MIN_GET_MEMORY};
@@ -46,6 +49,8 @@ pub struct NodeConfig {
     /// Address by which members reach this node, HOST:PORT; if there is none, `peer_listen`, with the host of `advertise` if
     /// that listens on every interface.
     pub peer_advertise: Option<String>,
+    /// A Unix-domain socket on which clients on this machine get the files of parts in place of their bytes; an absolute path.
+    pub local_socket: Option<PathBuf>,
     /// The failure domain: copies are spread over zones.
     pub zone: String,
     /// Bytes offered, the weight in placement; 0: the median of the other nodes.
@@ -63,6 +68,9 @@ pub struct NodeConfig {
     pub max_concurrent_puts_per_principal: usize,
     /// The largest number of gets at once for which the node decompresses; a further one is refused. Each takes about 4 MiB.
     pub max_decompressing_gets: usize,
+    /// The largest number of gets at once for which the node compresses what it sends, over slow links; a further one gets plain
+    /// messages. Each takes about 4 MiB. 0: none.
+    pub max_compressing_gets: usize,
     /// Memory for what all gets copy, bytes: tickets, headers, batches that are cut. Half of it for one principal.
     pub get_memory_bytes: u64,
     /// The largest number of gets with a filter at once; a further one is refused. Each takes about 4 MiB.
@@ -115,6 +123,7 @@ impl Default for NodeConfig {
             server: ServerConfig::new("127.0.0.1:8816", "127.0.0.1:8826", "127.0.0.1:8836", "volley-node-data"),
             coordinators: vec!["127.0.0.1:8825".into()],
             peer_advertise: None,
+            local_socket: None,
             zone: String::new(),
             capacity: 0,
             max_message: MAX_GRPC_MESSAGE,
@@ -123,6 +132,7 @@ impl Default for NodeConfig {
             max_concurrent_puts: 4096,
             max_concurrent_puts_per_principal: 0,
             max_decompressing_gets: 128,
+            max_compressing_gets: 128,
             get_memory_bytes: GET_MEMORY,
             max_filtered_gets: 256,
             message_bytes: MESSAGE_BYTES,
@@ -173,7 +183,25 @@ impl NodeConfig {
                 self.zone.len()
             )));
         }
+        self.check_local_socket()?;
         self.check_sizes()
+    }
+
+    fn check_local_socket(&self) -> Result<()> {
+        let Some(path) = &self.local_socket else { return Ok(()) };
+        let is_sound = |path: &str| path.len() <= MAX_PATH && !path.contains(char::is_control);
+        if !path.is_absolute() || !path.to_str().is_some_and(is_sound) {
+            return Err(Error::invalid(format!(
+                "--local-socket {} must be an absolute path of at most {MAX_PATH} bytes of UTF-8, by which clients open it too",
+                path.display()
+            )));
+        }
+        match self.server.tls.tls_client_auth {
+            ClientAuth::Optional => Ok(()),
+            ClientAuth::Required => Err(Error::invalid(
+                "--tls-client-auth is required, but clients of --local-socket have no certificate: leave out one of them",
+            )),
+        }
     }
 
     fn check_sizes(&self) -> Result<()> {

@@ -10,7 +10,7 @@ use volley_common::identity::{Authenticator, OidcVerifier};
 use volley_common::net::{ConnectionPool, Connector};
 use volley_common::server::audit::AuditLog;
 use volley_common::server::{ServerConfig, ServerTls};
-use volley_common::wire::catalog::NodeListener;
+use volley_common::wire::catalog::{LocalSocket, NodeListener};
 
 use crate::callers::CallerIdentifier;
 use crate::cluster_view::ClusterView;
@@ -22,6 +22,7 @@ use crate::login::LoginClient;
 use crate::put_resources::PutResources;
 use crate::sql_resources::SqlResources;
 use crate::storage::PartStore;
+use crate::wire_compression::WireCompression;
 
 /// The addresses at which others reach this node.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +33,8 @@ pub struct NodeAddresses {
     pub flight_uri: String,
     /// For clients of each named listener.
     pub listeners: Vec<NodeListener>,
+    /// For clients on this machine.
+    pub local_socket: Option<LocalSocket>,
 }
 
 /// How a node protects its ports.
@@ -88,6 +91,8 @@ pub struct GetContext {
     pub cluster: Arc<ClusterView>,
     /// The places of gets that decompress.
     pub decompressions: GetSlots,
+    /// The places and threads of gets that compress what they send.
+    pub compression: WireCompression,
     /// The memory for what gets copy.
     pub memory: GetMemory,
     /// The places of gets that filter.
@@ -197,6 +202,7 @@ impl NodeContext {
         let copier = PartCopier::new(store.clone(), pool.clone(), peer_addr.clone(), &config);
         let get = Arc::new(GetContext {
             decompressions: GetSlots::for_decompressing(config.max_decompressing_gets),
+            compression: WireCompression::new(config.max_compressing_gets),
             memory: GetMemory::new(config.get_memory_bytes),
             filters: GetSlots::for_filtering(config.max_filtered_gets),
             scan_threads: ScanThreads::new(max_scan_threads()),

@@ -9,8 +9,7 @@ use arc_swap::ArcSwap;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
-use tonic::transport::Channel;
-use volley_common::net::{Attempt, ConnectionPool, Failover, was_not_handled};
+use volley_common::net::{Attempt, ConnectionPool, Failover, MemberChannel, was_not_handled};
 use volley_common::ticket::SQL_MAGIC;
 use volley_common::wire::cluster::coordinator_client::CoordinatorClient as CoordinatorStub;
 use volley_common::wire::cluster::{
@@ -129,7 +128,7 @@ impl CoordinatorClient {
     ///
     /// # Errors
     /// INVALID_ARGUMENT: `addr` is not an address.
-    pub fn stub(&self, addr: &str) -> Result<CoordinatorStub<Channel>> {
+    pub fn stub(&self, addr: &str) -> Result<CoordinatorStub<MemberChannel>> {
         Ok(CoordinatorStub::new(self.pool.coordinator_channel(addr)?)
             .max_decoding_message_size(MAX_PEER_MESSAGE)
             .max_encoding_message_size(MAX_PEER_MESSAGE))
@@ -275,7 +274,7 @@ impl CoordinatorClient {
     ) -> Result<Rep>
     where
         Req: Clone,
-        Call: Fn(CoordinatorStub<Channel>, Req) -> Fut,
+        Call: Fn(CoordinatorStub<MemberChannel>, Req) -> Fut,
         Fut: Future<Output = Result<tonic::Response<Rep>, Status>>,
     {
         self.call_hedged(Some(HEDGE_AFTER), if_broken, deadline, request, call).await
@@ -292,7 +291,7 @@ impl CoordinatorClient {
     ) -> Result<Rep>
     where
         Req: Clone,
-        Call: Fn(CoordinatorStub<Channel>, Req) -> Fut,
+        Call: Fn(CoordinatorStub<MemberChannel>, Req) -> Fut,
         Fut: Future<Output = Result<tonic::Response<Rep>, Status>>,
     {
         let until = Instant::now() + deadline;

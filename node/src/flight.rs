@@ -165,8 +165,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
     use tonic::Code;
     use tonic::service::Routes;
-    use tonic::transport::Channel;
-    use volley_common::net::ConnectionPool;
+    use volley_common::net::{ConnectionPool, MemberChannel};
     use volley_common::server::serve::{ServerLimits, TonicService, bind, serve};
 
     use super::*;
@@ -174,7 +173,7 @@ mod tests {
 
     const MAX_MESSAGE: usize = 1 << 20;
 
-    async fn client() -> FlightServiceClient<Channel> {
+    async fn client() -> FlightServiceClient<MemberChannel> {
         let listener = bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let routes = TonicService(Routes::new(service(MAX_MESSAGE, Arc::new(open_callers()))));

@@ -9,7 +9,9 @@
 //! | [`put`] | a put: writes rows into parts, copies these to their holders, commits |
 //! | [`put_resources`], [`put_memory`] | what all puts share: memory, threads, how many run |
 //! | [`get`] | a get: turns a ticket into slices of mapped files |
+//! | [`local_read`] | hands the files of parts to clients on this machine |
 //! | [`get_resources`] | how many gets decompress at once |
+//! | [`wire_compression`] | what gets share that compress what they send: threads, places, what is known of links |
 //! | [`sql`] | queries, Flight SQL, and reads with a filter that is checked here |
 //! | [`sql_resources`], [`result_space`] | what all queries share: the engine and its threads; the disk space of stored results |
 //! | [`coordinator_proxy`] | metadata calls, forwarded to a coordinator |
@@ -43,6 +45,7 @@ mod gauges;
 pub mod get;
 pub mod get_resources;
 pub mod http;
+pub mod local_read;
 pub mod login;
 pub mod orphan_expiry;
 pub mod peer;
@@ -64,6 +67,7 @@ pub mod storage;
 mod test_data;
 pub mod throttle;
 pub mod unneeded_parts;
+pub mod wire_compression;
 
 pub use config::NodeConfig;
 pub use server::{RunningNode, start};

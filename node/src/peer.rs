@@ -1,15 +1,21 @@
 //! The gRPC service that other members call: they fetch parts, order copies, discard parts of failed writes, and run tasks of queries.
 
+mod open_part;
+
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::{Stream, stream};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use volley_common::wire::MAX_PEER_MESSAGE;
+use volley_common::wire::catalog::Part;
 use volley_common::wire::cluster::node_server::{Node, NodeServer};
 use volley_common::wire::cluster::{
-    CopyPart, CopyPartReply, DescribeWorkerReply, DescribeWorkerRequest, DiscardPartsReply, DiscardPartsRequest,
-    FetchPartRequest, PartChunk, QueryTaskOrder, QueryTaskReport, QueryTaskRows, ReadQueryTaskRequest,
+    CopyOpenPartReply, CopyOpenPartRequest, CopyPart, CopyPartReply, DescribeWorkerReply, DescribeWorkerRequest,
+    DiscardPartsReply, DiscardPartsRequest, FetchPartRequest, PartChunk, PartEnd, QueryTaskOrder, QueryTaskReport,
+    QueryTaskRows, ReadQueryTaskRequest,
 };
 use volley_common::{Error, PartId, Result};
 
@@ -29,6 +35,8 @@ pub struct NodePeerService {
     copier: Arc<PartCopier>,
     coordinators: Arc<CoordinatorClient>,
     sql: Arc<SqlContext>,
+    /// Cancelled when the process is to stop.
+    shutdown: CancellationToken,
 }
 
 /// The service, with the message limits of all members.
@@ -39,6 +47,7 @@ pub fn service(context: &NodeContext) -> NodeServer<NodePeerService> {
         copier: copier.clone(),
         coordinators: coordinators.clone(),
         sql: context.sql.clone(),
+        shutdown: context.shutdown.clone(),
     };
     NodeServer::new(service).max_decoding_message_size(MAX_PEER_MESSAGE).max_encoding_message_size(MAX_PEER_MESSAGE)
 }
@@ -50,13 +59,35 @@ impl Node for NodePeerService {
     async fn fetch_part(&self, request: Request<FetchPartRequest>) -> Result<Response<Self::FetchPartStream>, Status> {
         let request = request.into_inner();
         let id = request.id.as_ref().map(PartId::from).ok_or_else(|| Error::invalid("no part is named"))?;
-        let chunks = fetch(&self.store, id, request.offset).await?;
-        Ok(Response::new(Box::pin(chunks)))
+        // What is not durable yet is for its holders, who know the part's end or get it with the last bytes.
+        let open = self.store.open_part_of(id).filter(|part| request.open || part.is_complete());
+        match open {
+            Some(part) => Ok(Response::new(Box::pin(open_part::chunks(part, id, request.offset)?))),
+            None => Ok(Response::new(Box::pin(fetch(&self.store, id, request.offset, request.open).await?))),
+        }
     }
 
     async fn copy_part(&self, request: Request<CopyPart>) -> Result<Response<CopyPartReply>, Status> {
         self.copier.copy(request.into_inner()).await?;
         Ok(Response::new(CopyPartReply {}))
+    }
+
+    async fn copy_open_part(
+        &self,
+        request: Request<CopyOpenPartRequest>,
+    ) -> Result<Response<CopyOpenPartReply>, Status> {
+        let order = request.into_inner();
+        let (id, grows) = (order.part.as_ref().map(Part::part_id), order.content.is_empty());
+        tokio::select! {
+            reply = self.copier.copy_open(order) => Ok(Response::new(reply?)),
+            // The writer of the part may wait for its client for any time: it finds another node.
+            () = self.shutdown.cancelled(), if grows => {
+                if let Some(id) = id {
+                    self.copier.cancel(id).await;
+                }
+                Err(Error::unavailable("the node is stopping").into())
+            }
+        }
     }
 
     async fn discard_parts(
@@ -92,11 +123,12 @@ impl Node for NodePeerService {
     }
 }
 
-/// Streams the part's bytes from `offset` to its end.
+/// Streams the part's bytes from `offset` to its end, which comes last if the caller does not know it.
 async fn fetch(
     store: &PartStore,
     id: PartId,
     offset: u64,
+    sends_end: bool,
 ) -> Result<impl Stream<Item = Result<PartChunk, Status>> + Send + use<>> {
     let opened = store.clone();
     let part = tokio::task::spawn_blocking(move || opened.part(id))
@@ -107,7 +139,9 @@ async fn fetch(
         return Err(Error::invalid(format!("part {id} has {} bytes, so none at {offset}", part.len())));
     }
     let store = store.clone();
-    Ok(stream::try_unfold(offset, move |at| {
+    let last = sends_end.then(|| PartEnd { bytes: part.len(), crc32c: part.crc32c() });
+    let last = last.map(|end| Ok(PartChunk { data: Bytes::new(), end: Some(end) }));
+    let chunks = stream::try_unfold(offset, move |at| {
         let (part, store) = (part.clone(), store.clone());
         async move {
             let end = part.len().min(at + CHUNK);
@@ -120,9 +154,10 @@ async fn fetch(
                 read.inspect_err(|_| drop(store.verify(id)))
             });
             let data = reading.await.map_err(|e| Error::internal(format!("reading part {id}: {e}")))??;
-            Ok(Some((PartChunk { data }, end)))
+            Ok::<_, Status>(Some((PartChunk { data, end: None }, end)))
         }
-    }))
+    });
+    Ok(chunks.chain(stream::iter(last)))
 }
 
 /// Cancels copies of a failed write's parts, and removes those that are here and that the catalog does not need. Parts of

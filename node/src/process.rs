@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use volley_common::Result;
+use volley_common::server::ServerConfig;
 use volley_common::server::process::{self, ServerRole};
 use volley_common::tls::MemberRole;
 
@@ -27,6 +28,10 @@ impl ServerRole for NodeRole {
         config.server.identity_rules().map(drop)
     }
 
+    fn server_config(config: &NodeConfig) -> &ServerConfig {
+        &config.server
+    }
+
     async fn start(config: NodeConfig) -> Result<RunningNode> {
         crate::start(config).await
     }
@@ -34,5 +39,6 @@ impl ServerRole for NodeRole {
 
 /// Runs `volley-node` with the arguments of this process.
 pub fn main() -> ExitCode {
-    process::main::<NodeRole>()
+    // Before anything of a server is read or started: a process that decodes a body in Parquet is none.
+    volley_http::run_if_requested().unwrap_or_else(process::main::<NodeRole>)
 }

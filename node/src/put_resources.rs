@@ -17,6 +17,10 @@ use crate::put_memory::{MemoryShares, PutMemory};
 const WRITERS: (usize, usize) = (4, 16);
 /// Parts of all puts that are made durable at the same time.
 const MAX_SEALS: usize = 64;
+/// Contents of small parts of all puts, at most 128 KiB each, that wait for their copies.
+const MAX_CONTENTS: usize = 256;
+/// Copies of open parts that other nodes make of this node's at the same time, each of which takes some 4 MiB.
+const MAX_FOLLOWERS: usize = 32;
 
 /// The shared resources of a node's puts.
 pub struct PutResources {
@@ -30,6 +34,10 @@ pub struct PutResources {
     pub writers: Arc<Semaphore>,
     /// One permit for each part that is being sealed.
     pub seals: Arc<Semaphore>,
+    /// One permit for each small part whose content is in memory.
+    pub contents: Arc<Semaphore>,
+    /// One permit for each node that copies a part while it is written.
+    pub followers: Arc<Semaphore>,
     slots: Arc<Semaphore>,
     max_puts: usize,
     max_puts_per_principal: usize,
@@ -64,6 +72,8 @@ impl PutResources {
             buffers: BufferPool::for_many_streams(shares.idle),
             writers: Arc::new(Semaphore::new(writers)),
             seals: Arc::new(Semaphore::new(MAX_SEALS)),
+            contents: Arc::new(Semaphore::new(MAX_CONTENTS)),
+            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
             slots: Arc::new(Semaphore::new(config.max_concurrent_puts)),
             max_puts: config.max_concurrent_puts,
             max_puts_per_principal: config.max_puts_of_principal(),

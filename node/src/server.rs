@@ -3,19 +3,25 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
+use volley_common::local_read::machine::machine_id;
+use volley_common::local_read::socket_file::{self, SocketFile};
+use volley_common::server::http::HttpPages;
 use volley_common::server::serve::TonicService;
 use volley_common::server::{
     BoundListener, Lifecycle, PreboundSockets, RunningServer, ServerAddresses, ServerSockets, health, reflection,
 };
-use volley_common::tls::MemberRole;
-use volley_common::wire::catalog::NodeListener;
+use volley_common::tls::{Caller, MemberRole};
+use volley_common::wire::catalog::{LocalSocket, NodeListener};
 use volley_common::{Error, Result};
+use volley_http::HttpState;
 
 use crate::config::NodeConfig;
 use crate::context::{NodeAddresses, NodeContext, NodeSecurity};
 use crate::http::NodeHttpStatus;
+use crate::local_read::LocalReadService;
 use crate::router::NodeRouter;
 use crate::scrub::Scrubber;
 use crate::sql::stage_network::NodeNetwork;
@@ -32,6 +38,16 @@ pub struct RunningNode {
     failure: Arc<Mutex<Option<Error>>>,
 }
 
+/// The most connections of the local socket: a client has one for as long as it gets descriptors.
+const MAX_LOCAL_CONNECTIONS: usize = 256;
+
+/// The local socket, bound.
+struct LocalListener {
+    socket: (UnixListener, SocketFile),
+    /// What FlightInfos say of it.
+    announced: LocalSocket,
+}
+
 /// Opens the data folder, binds the ports and serves. Returns when clients can be answered, which is after the first session
 /// with the leading coordinator has begun.
 ///
@@ -44,31 +60,49 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
     let oidc = security.oidc.clone();
     let sockets = ServerSockets::bind(&config.server, PreboundSockets::default()).await?;
     let addresses = sockets.addresses()?;
+    let local = bind_local(&config).await?;
     let ServerSockets { flight, peer, http } = sockets;
     let lifecycle = Lifecycle::default();
     let (join, joined) = watch::channel(false);
     let http_status = NodeHttpStatus::new(joined.clone(), lifecycle.stop_token().clone());
-    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone());
+    let pages = HttpState::new(&config.server);
+    let served = HttpPages { routes: volley_http::router(pages.clone()), has_history: !config.server.http.no_web_page };
+    let start_failed = lifecycle.serve_http(http, tls.http(), http_status.clone(), served);
 
     sigbus::install();
     let (dir, watermarks) = (config.server.data_dir.clone(), config.watermarks());
     let store = tokio::task::spawn_blocking(move || PartStore::open_with(&dir, watermarks))
         .await
         .map_err(|e| Error::internal(format!("opening the data folder: {e}")))??;
-    let state = build_context(config, store, &addresses, &flight, &lifecycle, security)?;
+    let announced = local.as_ref().map(|local| local.announced.clone());
+    let state = build_context(config, store, (&addresses, announced), &flight, &lifecycle, security)?;
     state.sql.resources.connect(Arc::new(NodeNetwork::new(state.get.clone())));
     http_status.set(state.clone());
 
     let (reporter, health) = health::service().await;
-    for listener in flight {
+    let router = |name: &str| -> Result<NodeRouter> {
         let service = flight::service(state.config.max_message, state.callers.clone());
         let routes = Routes::new(service).add_service(health.clone());
         let routes = match state.config.server.identity.public_reflection {
             true => reflection::add_public_to(routes)?,
             false => reflection::add_to(routes, &state.audit)?,
         };
-        let router = NodeRouter::new(&state, routes, &listener.name);
-        let limits = state.config.server.limits();
+        Ok(NodeRouter::new(&state, routes, name))
+    };
+    let limits = state.config.server.limits();
+    if let (Some(local), Some(first)) = (local, flight.first()) {
+        let is_plaintext = tls.flight(&first.name).accepts_plaintext();
+        let caller = if is_plaintext { Caller::Plaintext } else { Caller::Anonymous };
+        let limits = limits.with_connections((limits.connections / 8).min(MAX_LOCAL_CONNECTIONS), 0);
+        let limits = limits.named("local_socket");
+        let reads = LocalReadService::new(&state, local.announced.id);
+        lifecycle.serve_local(local.socket, caller, router(&first.name)?, reads, limits);
+    }
+    for listener in flight {
+        let router = router(&listener.name)?;
+        // The first listener's: pages have no listener of their own.
+        pages.connect(lifecycle.serve_in_process(router.clone(), limits));
+        let limits = limits.named(&listener.name);
         lifecycle.serve_clients(listener.socket, tls.flight(&listener.name), router, limits);
     }
     lifecycle.serve_peers(peer, tls.peer(), TonicService(Routes::new(peer::service(&state))));
@@ -89,10 +123,25 @@ pub async fn start(config: NodeConfig) -> Result<RunningNode> {
     Ok(running)
 }
 
+/// Binds the local socket, if there is one.
+async fn bind_local(config: &NodeConfig) -> Result<Option<LocalListener>> {
+    let Some(path) = &config.local_socket else { return Ok(None) };
+    let socket = socket_file::bind(path).await?;
+    let machine = machine_id().unwrap_or_default();
+    if machine.is_empty() {
+        tracing::warn!(
+            "the system gives no boot id, so that clients cannot know that they are on this machine: reads come by the wire"
+        );
+    }
+    let (machine, path) = (machine.to_string(), path.display().to_string());
+    let announced = LocalSocket { machine, path, uid: rustix::process::geteuid().as_raw(), id: rand::random() };
+    Ok(Some(LocalListener { socket, announced }))
+}
+
 fn build_context(
     config: NodeConfig,
     store: PartStore,
-    addresses: &ServerAddresses,
+    (addresses, local_socket): (&ServerAddresses, Option<LocalSocket>),
     listeners: &[BoundListener],
     lifecycle: &Lifecycle,
     security: NodeSecurity,
@@ -102,6 +151,7 @@ fn build_context(
         peer_addr: config.peer_reachable_at(addresses.peer)?,
         flight_uri: addresses.flight_uri.clone(),
         listeners: listeners.iter().filter(|l| !l.name.is_empty()).map(node_listener).collect(),
+        local_socket,
     };
     Ok(NodeContext::new(config, store, addresses, security, lifecycle.stop_token().clone()))
 }

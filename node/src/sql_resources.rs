@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::OnceCell;
 use tokio_util::task::AbortOnDropHandle;
+use volley_common::telemetry::trace::carry;
 use volley_common::{Error, Result};
 use volley_sql::engine::{EngineConfig, SqlEngine};
 use volley_sql::query_network::QueryNetwork;
@@ -118,7 +119,7 @@ impl QueryRuntime {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let handle = self.threads.as_ref().map(|threads| AbortOnDropHandle::new(threads.spawn(task)));
+        let handle = self.threads.as_ref().map(|threads| AbortOnDropHandle::new(threads.spawn(carry(task))));
         async move {
             match handle {
                 Some(handle) => handle.await.unwrap_or_else(|e| Err(Error::internal(format!("the query failed: {e}")))),

@@ -1,5 +1,7 @@
 //! A connection to a cluster.
 
+use std::collections::BTreeMap;
+
 use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 use parking_lot::Mutex;
@@ -16,7 +18,7 @@ use crate::capsule::reader_of;
 use crate::errors::exception;
 use crate::requests::{ReadRequest, client_settings, description, fetch_options, partitions, write_request};
 use crate::rows::{PyRows, PySchema};
-use crate::scan::PyScan;
+use crate::scan::{PyScan, ScanRange};
 use crate::source::{RowCounter, batches};
 use crate::writer::PyWriter;
 
@@ -59,13 +61,21 @@ fn invalid(py: Python<'_>) -> impl Fn(Error) -> PyErr + '_ {
     move |error| exception(py, &error)
 }
 
-async fn collected(client: Client, request: ReadRequest, options: FetchOptions, counter: RowCounter) -> Result<PyRows> {
+async fn collected(
+    client: Client,
+    request: ReadRequest,
+    options: FetchOptions,
+    counter: Option<RowCounter>,
+) -> Result<PyRows> {
     let plan = request.plan(&client).await?;
     let mut stream = client.fetch(plan, options)?;
     let schema = stream.schema.clone();
     let mut batches: Vec<RecordBatch> = Vec::new();
     while let Some(fetched) = stream.try_next().await? {
-        counter.add(&fetched.batch);
+        // The bytes of a mapped batch are found by reading some of it.
+        if let Some(counter) = &counter {
+            counter.add(&fetched.batch);
+        }
         batches.push(fetched.batch);
     }
     Ok(PyRows { schema, batches })
@@ -89,6 +99,13 @@ impl PyConnection {
     #[getter]
     fn address(&self) -> String {
         self.current.lock().1.address().to_string()
+    }
+
+    /// What came of the reads that nodes on this machine offered by files: endpoints, rows, and fallbacks by reason.
+    #[getter]
+    fn local_reads(&self) -> (u64, u64, BTreeMap<&'static str, u64>) {
+        let counts = self.current.lock().1.local_reads();
+        (counts.endpoints, counts.rows, counts.fallbacks)
     }
 
     /// Of a read: what its plan says, as JSON, and its schema.
@@ -123,13 +140,15 @@ impl PyConnection {
         done: Option<Py<PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let (client, request) = (self.client(py)?, ReadRequest::parse(command).map_err(invalid(py))?);
-        let work = collected(client, request, fetch_options(streams, window_bytes), counter_of(counter));
+        let counter = counter.map(|counter| counter.get().clone());
+        let work = collected(client, request, fetch_options(streams, window_bytes), counter);
         perform(py, CallMode::new(py, timeout, done)?, work, |py, rows| Ok(Py::new(py, rows)?.into_any()))
     }
 
-    /// A read of a table or query, or of a partition, whose rows come while they are read.
+    /// A read of a table or query, or of a partition, whose rows come while they are read: of `most_rows` after `skip_rows`.
     #[pyo3(signature = (
-        command=None, *, partition=None, ordered=true, batch_rows=None, streams=None, window_bytes=None, timeout=None, done=None
+        command=None, *, partition=None, skip_rows=0, most_rows=None, ordered=true, batch_rows=None, streams=None, window_bytes=None,
+        timeout=None, done=None
     ))]
     #[allow(clippy::too_many_arguments, reason = "keywords of Python")]
     fn scan(
@@ -137,6 +156,8 @@ impl PyConnection {
         py: Python<'_>,
         command: Option<&str>,
         partition: Option<&[u8]>,
+        skip_rows: u64,
+        most_rows: Option<u64>,
         ordered: bool,
         batch_rows: Option<usize>,
         streams: Option<usize>,
@@ -150,10 +171,10 @@ impl PyConnection {
             _ => Err(Error::invalid("a scan is of a command or of a partition")),
         };
         let (client, request) = (self.client(py)?, request.map_err(invalid(py))?);
-        let options = fetch_options(streams, window_bytes);
+        let (options, range) = (fetch_options(streams, window_bytes), ScanRange { skip: skip_rows, most: most_rows });
         let work = async move {
             let plan = request.plan(&client).await?;
-            PyScan::open(&client, plan, options, ordered, batch_rows)
+            PyScan::open(&client, plan, options, ordered, batch_rows, range)
         };
         perform(py, CallMode::new(py, timeout, done)?, work, |py, scan| Ok(Py::new(py, scan)?.into_any()))
     }

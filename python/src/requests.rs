@@ -6,7 +6,7 @@ use arrow_flight::FlightInfo;
 use prost::Message;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use volley_client::{Client, ClientBuilder, ClientLogin, FetchOptions, Secret};
+use volley_client::{Client, ClientBuilder, ClientLogin, FetchOptions, LocalMode, Secret};
 use volley_common::options::{Options, TableRequest};
 use volley_common::tls::ClientTls;
 use volley_common::{Error, Result, TableName};
@@ -26,6 +26,10 @@ struct ConnectSettings {
     token_file: Option<PathBuf>,
     #[serde(default)]
     plaintext_login: bool,
+    local: Option<String>,
+    /// Networks and hosts, separated by commas.
+    #[serde(default)]
+    prefer: Option<String>,
 }
 
 /// A client that is not connected yet.
@@ -58,7 +62,9 @@ pub fn client_settings(json: &str) -> Result<ClientBuilder> {
         server_name: settings.tls_server_name,
     };
     let login = login.allow_plaintext(settings.plaintext_login);
-    Ok(Client::builder().addresses(&settings.addresses).tls(tls).login(login))
+    let local = settings.local.as_deref().map_or(Ok(LocalMode::default()), str::parse)?;
+    let client = Client::builder().addresses(&settings.addresses).tls(tls).login(login);
+    Ok(client.prefer(settings.prefer.unwrap_or_default()).local(local).traceparent_of_environment())
 }
 
 /// What is read.

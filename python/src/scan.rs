@@ -20,10 +20,38 @@ use crate::capsule::{attached, stream_capsule};
 use crate::requests::description;
 use crate::rows::{PyBatch, PySchema};
 
+/// The rows of a fetch that are read: after some that are passed over, and not more than some.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ScanRange {
+    /// Rows that are passed over.
+    pub skip: u64,
+    /// Rows at most; none: all that follow.
+    pub most: Option<u64>,
+}
+
+impl ScanRange {
+    /// What of the next batch is in the range, which is what is left then.
+    fn cut(&mut self, batch: &RecordBatch) -> RecordBatch {
+        let count = batch.num_rows();
+        let skipped = usize::try_from(self.skip).map_or(count, |skip| skip.min(count));
+        let wanted = self.most.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
+        let taken = wanted.min(count - skipped);
+        self.skip -= skipped as u64;
+        self.most = self.most.map(|most| most - taken as u64);
+        batch.slice(skipped, taken)
+    }
+
+    /// Whether no row is left.
+    fn is_done(&self) -> bool {
+        self.most == Some(0)
+    }
+}
+
 /// A fetch, and what is left of it.
 struct ScanCursor {
     /// None at its end.
     stream: Option<FetchStream>,
+    range: ScanRange,
     sizer: BatchSizer,
     /// What ended it: a later call must not take that for the end of the rows.
     failed: Option<Error>,
@@ -48,8 +76,12 @@ impl ScanCursor {
                 return Ok(Some(batch));
             }
             let Some(stream) = &mut self.stream else { return Ok(None) };
+            if self.range.is_done() {
+                self.stream = None;
+                continue;
+            }
             match stream.try_next().await? {
-                Some(fetched) => self.sizer.push(fetched.batch),
+                Some(fetched) => self.sizer.push(self.range.cut(&fetched.batch)),
                 None => self.stream = None,
             }
         }
@@ -66,6 +98,7 @@ pub struct PyScan {
 
 impl PyScan {
     /// Reads a plan. `ordered`: batches come in the order of the rows, if they have one. `batch_rows`: how many rows a batch has.
+    /// `range`: some rows of them; the others before them are fetched, too.
     ///
     /// # Errors
     /// Those of [`Client::fetch`].
@@ -75,13 +108,18 @@ impl PyScan {
         options: FetchOptions,
         ordered: bool,
         batch_rows: Option<usize>,
+        range: ScanRange,
     ) -> Result<Self> {
         plan.ordered &= ordered;
-        let description = description(&plan).to_string();
+        let mut description = description(&plan);
+        if let Some(rows) = range.most {
+            description["rows"] = rows.into();
+        }
+        let description = description.to_string();
         let stream = client.fetch(plan, options)?;
         let schema = stream.schema.clone();
         let sizer = BatchSizer::new(schema.clone(), batch_rows);
-        let state = Arc::new(Mutex::new(ScanCursor { stream: Some(stream), sizer, failed: None }));
+        let state = Arc::new(Mutex::new(ScanCursor { stream: Some(stream), range, sizer, failed: None }));
         Ok(PyScan { schema, description, state })
     }
 }

@@ -8,7 +8,7 @@
 [2, 4]
 
 Any number of threads share a :class:`Database`. ``volley.aio`` has the same for asyncio; ``volley.dask``, ``volley.duckdb``,
-``volley.polars``, ``volley.ray`` and ``volley.torch`` connect these libraries.
+``volley.ibis``, ``volley.polars``, ``volley.ray`` and ``volley.torch`` connect these libraries.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ __all__ = [
 ]
 
 #: Modules that need other libraries, so they are imported when they are used: ``volley.polars`` needs Polars.
-_CONNECTORS = frozenset({"aio", "dask", "duckdb", "polars", "ray", "torch"})
+_CONNECTORS = frozenset({"aio", "dask", "duckdb", "ibis", "polars", "ray", "torch"})
 
 
 def __getattr__(name: str) -> Any:

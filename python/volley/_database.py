@@ -9,7 +9,7 @@ from typing import Any, Iterable, Sequence
 from . import _volley
 from ._errors import Error
 from ._html import cluster_svg, size, table_html
-from ._partitions import Partition
+from ._partitions import Partition, partitions_of
 from ._progress import Progress
 from ._sources import as_rows
 from ._table import Scan, Table, schema_text
@@ -35,6 +35,7 @@ def settings_of(cluster: str | Iterable[str] | None, given: dict[str, Any]) -> d
         ("tls_cert", "VOLLEY_TLS_CLIENT_CERT"),
         ("tls_key", "VOLLEY_TLS_CLIENT_KEY"),
         ("tls_server_name", "VOLLEY_TLS_SERVER_NAME"),
+        ("local", "VOLLEY_LOCAL"),
     ):
         settings[name] = settings.get(name) or _variable(variable)
     if not any(settings.get(way) for way in ("user", "token", "token_file")):
@@ -45,12 +46,14 @@ def settings_of(cluster: str | Iterable[str] | None, given: dict[str, Any]) -> d
         settings["password"] = _variable("VOLLEY_PASSWORD")
     if settings.get("plaintext_login") is None:
         settings["plaintext_login"] = (_variable("VOLLEY_PLAINTEXT_LOGIN") or "").lower() in _TRUE
+    places = settings.get("prefer") or _variable("VOLLEY_PREFER") or ""
+    settings["prefer"] = places if isinstance(places, str) else ",".join(places)
     return {"addresses": addresses} | settings
 
 
 def public_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Arguments of :func:`connect` without what is secret."""
-    kept = ("tls_ca", "tls_server_name", "plaintext_login")
+    kept = ("tls_ca", "tls_server_name", "plaintext_login", "local")
     return {"cluster": settings["addresses"]} | {name: settings[name] for name in kept}
 
 
@@ -74,6 +77,8 @@ def connect(
     tls_key: str | os.PathLike[str] | None = None,
     tls_server_name: str | None = None,
     plaintext_login: bool | None = None,
+    local: str | None = None,
+    prefer: str | Iterable[str] | None = None,
     timeout: float | None = None,
 ) -> Database:
     """Connects to a cluster.
@@ -82,6 +87,11 @@ def connect(
     What is not given comes from the variables that the command line reads: ``VOLLEY_USER``, ``VOLLEY_PASSWORD``,
     ``VOLLEY_TOKEN``, ``VOLLEY_TOKEN_FILE``, ``VOLLEY_TLS_CA``, ``VOLLEY_TLS_CLIENT_CERT``, ``VOLLEY_TLS_CLIENT_KEY``. Passwords and
     tokens go to other machines by TLS only, unless ``plaintext_login`` allows it.
+
+    ``local``: ``"auto"``, or else ``VOLLEY_LOCAL``: tables of a node on this machine that has a local socket are its files, mapped,
+    which takes neither time nor memory for their bytes. ``"never"``: all rows come as messages.
+    ``prefer``: networks as ``"10.1.0.0/16"``, hosts, and ends of hosts as ``".zone-a.example"``, such as those of the program's zone;
+    else ``VOLLEY_PREFER``. Nodes on this machine are read first, then these, then the others.
     """
     given = {
         "user": user,
@@ -93,6 +103,8 @@ def connect(
         "tls_key": tls_key,
         "tls_server_name": tls_server_name,
         "plaintext_login": plaintext_login,
+        "local": local,
+        "prefer": prefer,
     }
     settings = settings_of(cluster, given)
     return Database(_volley.Connection.connect(json.dumps(settings), timeout=timeout), public_settings(settings))
@@ -109,6 +121,15 @@ class Database:
     def address(self) -> str:
         """The member that it uses."""
         return self._connection.address
+
+    @property
+    def local_reads(self) -> dict[str, Any]:
+        """What came of the reads that nodes on this machine offered by files, since the connection was made.
+
+        ``endpoints`` and ``rows`` that were read so, and under ``fallbacks`` how many endpoints came as messages, by reason.
+        """
+        endpoints, rows, fallbacks = self._connection.local_reads
+        return {"endpoints": endpoints, "rows": rows, "fallbacks": fallbacks}
 
     def get(
         self,
@@ -240,12 +261,21 @@ class Database:
         columns: Sequence[str] | None = None,
         where: str | None = None,
         version: int | None = None,
+        min_parts: int | None = None,
         timeout: float | None = None,
     ) -> list[Partition]:
-        """Parts of one version of a table, for several processes or machines; see :class:`Partition`."""
+        """Parts of one version of a table, for several processes or machines; see :class:`Partition`.
+
+        ``min_parts``: so many at least, if the table has as many rows. The cluster stores a table as some parts; if these are fewer,
+        each is cut into ranges of rows here. A range fetches the rows of its part that are before it, too, and drops them: put a table
+        with more ``shards`` if it is always read by many.
+
+        >>> [part.num_rows for part in db.partitions("trips", min_parts=3)]
+        [1, 1, 2]
+        """
         options = {"columns": columns, "where": where, "version": version}
         found = self._connection.partitions(command(table, options), timeout=timeout)
-        return [Partition(index, rows, plan, self._settings) for index, (plan, rows) in enumerate(found)]
+        return partitions_of(found, min_parts, self._settings)
 
     def tables(self, prefix: str = "", *, timeout: float | None = None) -> list[dict[str, Any]]:
         """The tables whose names begin with ``prefix``: name, version, rows, bytes."""

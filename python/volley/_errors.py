@@ -2,6 +2,29 @@
 
 from __future__ import annotations
 
+#: What a clause begins with that says what to do.
+_VERBS = frozenset(
+    "add ask begin call check choose compare create did drop fetch free give grant issue leave log make name put remove repeat "
+    "replace retry run select send set shorten split start stop try upgrade use wait write".split()
+)
+
+
+def _remedy_of(text: str) -> str | None:
+    """The clause of an error that says what to do: what follows a colon or semicolon, outside of quotes, and begins with a verb."""
+    is_quoted = is_escaped = False
+    for at, sign in enumerate(text):
+        if is_escaped:
+            is_escaped = False
+        elif sign == "\\" and is_quoted:
+            is_escaped = True
+        elif sign == '"':
+            is_quoted = not is_quoted
+        elif not is_quoted and text[at : at + 2] in (": ", "; "):
+            clause = text[at + 2 :]
+            if clause.split(" ", 1)[0] in _VERBS:
+                return clause
+    return None
+
 
 class Error(Exception):
     """Any error of a cluster or of its client. Its text says what is wrong and what to do."""
@@ -12,6 +35,13 @@ class Error(Exception):
     retry_after: float | None = None
     #: The id of the call, by which the cluster's logs have it; the text ends with it. None: no call was made.
     request_id: str | None = None
+
+    @property
+    def remedy(self) -> str | None:
+        """What to do, as the text says it; None: it says nothing about that, or not in a clause of its own."""
+        text = str(self)
+        suffix = f" (request {self.request_id})"
+        return _remedy_of(text.removesuffix(suffix) if self.request_id else text)
 
     def __str__(self) -> str:
         # KeyError would show the text in quotes.
@@ -70,7 +100,7 @@ class DataLoss(Error, OSError):
     """Rows are missing, or stored bytes have changed."""
 
 
-_CODES = (
+_CODES: tuple[tuple[str, type[Error]], ...] = (
     ("OK", Error),
     ("CANCELLED", Cancelled),
     ("UNKNOWN", Error),

@@ -47,7 +47,9 @@ def where_of(predicate: Any, fields: Sequence[tuple[str, str, bool]]) -> tuple[s
         kept = [part for part in parts if not _is_dynamic(part)]
     except Exception:  # The form of serialized expressions is not a promise of Polars.
         return None, predicate
-    conditions, left, size = [], [], 0
+    conditions: list[str] = []
+    left: list[Any] = []
+    size = 0
     for part in kept:
         try:
             condition = _sql(part, kinds, 0)

@@ -65,10 +65,11 @@ class Progress:
     """Counts what goes through a call, and draws it if that is wanted and somebody looks."""
 
     def __init__(self, wanted: bool, what: str, total_rows: int | None = None):
-        self.counter = Counter()
         self._what, self._total = what, total_rows
         self._ended = threading.Event()
         self._place = _place() if wanted else None
+        #: None: nobody looks, and nothing is counted.
+        self.counter = Counter() if self._place else None
         self._thread = threading.Thread(target=self._draw, daemon=True) if self._place else None
 
     def __enter__(self) -> Progress:
@@ -84,12 +85,12 @@ class Progress:
             self._place.end(self._what, self._figures())
 
     def _figures(self) -> str:
-        rows, size = self.counter.rows, self.counter.bytes
+        rows, size = (self.counter.rows, self.counter.bytes) if self.counter else (0, 0)
         seconds = max(time.monotonic() - self._began, 1e-9)
         return f"{rows:,} rows, {size / seconds / 1e6:,.0f} MB/s"
 
     def _draw(self) -> None:
         while not self._ended.wait(_INTERVAL):
-            share = min(100 * self.counter.rows // self._total, 100) if self._total else None
+            share = min(100 * self.counter.rows // self._total, 100) if self._total and self.counter else None
             if self._place:
                 self._place.draw(self._what, share, self._figures())

@@ -62,6 +62,8 @@ class Connection:
     def connect(settings: str, *, timeout: float | None = None, done: _Done | None = None) -> Any: ...
     @property
     def address(self) -> str: ...
+    @property
+    def local_reads(self) -> tuple[int, int, dict[str, int]]: ...
     def info(self, command: str, *, timeout: float | None = None, done: _Done | None = None) -> Any: ...
     def get(
         self,
@@ -78,6 +80,8 @@ class Connection:
         command: str | None = None,
         *,
         partition: bytes | None = None,
+        skip_rows: int = 0,
+        most_rows: int | None = None,
         ordered: bool = True,
         batch_rows: int | None = None,
         streams: int | None = None,

@@ -19,7 +19,7 @@ from typing import Any, Callable, Iterable, Sequence
 from . import _volley
 from ._database import ClusterStatus, _write_command, command, public_settings, settings_of
 from ._errors import cancelled
-from ._partitions import Partition
+from ._partitions import Partition, partitions_of
 from ._sources import as_rows
 from ._table import Table
 
@@ -199,9 +199,11 @@ class Database:
     async def execute(self, statement: str, *, timeout: float | None = None) -> int | None:
         return await _call(self._connection.execute, statement, timeout=timeout)
 
-    async def partitions(self, table: str, *, timeout: float | None = None, **options: Any) -> list[Partition]:
+    async def partitions(
+        self, table: str, *, min_parts: int | None = None, timeout: float | None = None, **options: Any
+    ) -> list[Partition]:
         found = await _call(self._connection.partitions, command(table, options), timeout=timeout)
-        return [Partition(index, rows, plan, self._settings) for index, (plan, rows) in enumerate(found)]
+        return partitions_of(found, min_parts, self._settings)
 
     async def tables(self, prefix: str = "", *, timeout: float | None = None) -> list[dict[str, Any]]:
         return json.loads(await _call(self._connection.tables, prefix, timeout=timeout))

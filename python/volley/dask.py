@@ -39,7 +39,8 @@ def read(
     """
     dataframe = _needs("dask.dataframe", "volley.dask")
     pyarrow = _needs("pyarrow", "volley.dask")
-    options = {"columns": None if columns is None else list(columns), "where": where, "version": version}
+    chosen = None if columns is None else list(columns)
+    options: dict[str, Any] = {"columns": chosen, "where": where, "version": version}
     described, schema = db._connection.info(command(table, options), timeout=timeout)
     options["version"] = json.loads(described)["version"]
     meta = pyarrow.schema(schema).empty_table().to_pandas(types_mapper=_nullable_type)
@@ -71,7 +72,8 @@ def write(db: Database, table: str, frame: Any, *, schema: Any = None, **options
     first partition that is done; the others must fit it, and if one does not, nothing is written. The index is left out.
     """
     pyarrow = _needs("pyarrow", "volley.dask")
-    found, empty = [schema], []
+    found: list[Any] = [schema]
+    empty: list[Any] = []
     lock = threading.Lock()
 
     def put(rows: Any) -> None:

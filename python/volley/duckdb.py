@@ -25,7 +25,7 @@ from ._table import _needs
 if TYPE_CHECKING:
     from ._database import Database
 
-_dataset = _needs("pyarrow.dataset", "volley.duckdb")
+_dataset: Any = _needs("pyarrow.dataset", "volley.duckdb")
 
 
 class _TableDataset(_dataset.Dataset):  # type: ignore[misc]

@@ -42,7 +42,8 @@ def scan_volley(
     def rows(
         with_columns: list[str] | None, predicate: Any | None, n_rows: int | None, batch_size: int | None
     ) -> Iterator[Any]:
-        where, rest = None, predicate
+        where: str | None = None
+        rest: Any | None = predicate
         if predicate is not None:
             # A limit is of the rows before the condition, so Polars applies that.
             where, rest = where_of(predicate, fields if n_rows is None else ())

@@ -1,7 +1,9 @@
-"""Ray: tables of a cluster as datasets of Ray Data.
+"""Ray: tables of a cluster as datasets of Ray Data, and datasets as writes.
 
 >>> dataset = volley.ray.read(db, "trips", where="fare > 10")  # doctest: +SKIP
 >>> dataset.count()  # doctest: +SKIP
+2
+>>> volley.ray.write(db, "rides", dataset)["rows"]  # doctest: +SKIP
 2
 """
 
@@ -18,8 +20,8 @@ from ._table import _needs
 if TYPE_CHECKING:
     from ._database import Database
 
-_datasource = _needs("ray.data.datasource", "volley.ray")
-_block = _needs("ray.data.block", "volley.ray")
+_datasource: Any = _needs("ray.data.datasource", "volley.ray")
+_block: Any = _needs("ray.data.block", "volley.ray")
 
 
 def _read_parts(parts: Sequence[Partition], schema: Any) -> Iterator[Any]:
@@ -52,7 +54,8 @@ class VolleyDatasource(_datasource.Datasource):  # type: ignore[misc]
         timeout: float | None = None,
     ):
         super().__init__()
-        options = {"columns": None if columns is None else list(columns), "where": where, "version": version}
+        chosen = None if columns is None else list(columns)
+        options: dict[str, Any] = {"columns": chosen, "where": where, "version": version}
         described, schema = db._connection.info(command(table, options), timeout=timeout)
         facts = json.loads(described)
         options["version"] = facts["version"]
@@ -88,3 +91,18 @@ def read(db: Database, table: str, *, override_num_blocks: int | None = None, **
     """A ``ray.data.Dataset`` of one version of a table; options are those of :class:`VolleyDatasource`."""
     data = _needs("ray.data", "volley.ray")
     return data.read_datasource(VolleyDatasource(db, table, **options), override_num_blocks=override_num_blocks)
+
+
+def write(db: Database, table: str, dataset: Any, **options: Any) -> dict[str, Any]:
+    """Runs a ``ray.data.Dataset``, and puts its rows as one atomic write; options are those of :meth:`volley.Database.write`.
+
+    Rows stream through this process, block by block, so that a task that Ray runs twice adds its rows once. If a task fails for good,
+    or a block has other columns than the first one, nothing is written.
+    """
+    with db.write(table, **options) as writer:
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            # Metadata of pandas has the number of rows.
+            writer.write(block.replace_schema_metadata(None))
+    if writer.outcome is None:
+        raise ValueError("the dataset has no blocks, and no columns: put an empty table")
+    return writer.outcome

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ._database import Database
     from ._partitions import Partition
 
-_torch = _needs("torch", "volley.torch")
-_data = _needs("torch.utils.data", "volley.torch")
+_torch: Any = _needs("torch", "volley.torch")
+_data: Any = _needs("torch.utils.data", "volley.torch")
 
 #: Seconds after which a part is read by a new ticket: an epoch may take longer than tickets last, which is 10 s at least.
 _PLAN_AGE = 5.0

@@ -16,7 +16,7 @@ from cluster import wait_until
 SAMPLE_SECONDS = 0.05
 # What a process may open outside of its data folder: the system's own files, none of which a client's name can mean.
 SYSTEM_PATHS = re.compile(
-    r"/proc/(self|\d+)(/|$)|/proc/(meminfo|stat|cpuinfo|mounts)$|/sys/|/dev/(null|u?random|shm)|/(usr/)?lib|/$"
+    r"/proc/(self|\d+)(/|$)|/proc/(meminfo|stat|cpuinfo|mounts|sys/kernel/osrelease)$|/sys/|/dev/(null|u?random|shm)|/(usr/)?lib|/$"
     r"|/etc/(localtime|resolv\.conf|hosts|host\.conf|nsswitch\.conf|gai\.conf|ld\.so\.|ssl/)"
 )
 # A part of every name that should leave a folder: what it makes is found by it.
@@ -164,8 +164,9 @@ def paths_of(call, pid):
     if not name.isidentifier() or name in OTHER_CALLS:
         return []
     cwd = os.readlink(f"/proc/{pid}/cwd") if pid else "/"
-    found = []
-    for folder, path in PATH_ARGUMENT.findall(call.partition(" = ")[0]):
+    arguments, found = PATH_ARGUMENT.findall(call.partition(" = ")[0]), []
+    # The second text of these calls is their answer.
+    for folder, path in arguments[:1] if name.startswith("readlink") else arguments:
         text = codecs.decode(path.encode("latin-1", "replace"), "unicode_escape")
         found.append(os.path.normpath(os.path.join(folder or cwd, text)))
     return found

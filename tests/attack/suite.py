@@ -5,12 +5,13 @@ import time
 
 import hostile_names
 import malformed_messages
+import parquet_bodies
 import queries
 import readers
 import strangers
 from process_watch import ProcessWatch
 
-ATTACKS = [*malformed_messages.ATTACKS, *hostile_names.ATTACKS, *strangers.ATTACKS, *readers.ATTACKS, *queries.ATTACKS]
+ATTACKS = [*malformed_messages.ATTACKS, *hostile_names.ATTACKS, *strangers.ATTACKS, *readers.ATTACKS, *queries.ATTACKS, *parquet_bodies.ATTACKS]
 # Others' 99th percentile under attack is at most this multiple of the undisturbed one, and this much more, seconds: attackers,
 # bystander and members share this machine's processors.
 TIMES, SLACK = 3, 0.1

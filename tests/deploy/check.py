@@ -6,7 +6,7 @@ The chart: `helm lint`; rendered with its defaults, with values-tls.yaml and wit
 that it must refuse; each object against its schema; each reference to another object. The rendered files of deploy/kubernetes
 are those of the chart. The compose file, without and with TLS: every variable of a server. With --binaries, every server's
 command line and environment, as pods and containers get them, are accepted by `--check-config`, which reads certificates made
-by `volley certs`. The alert rules and the dashboard: alerts.py.
+by `volley certs`. The alert rules and the dashboard: alerts.py. With --binaries, what deploy/release packs: release.py.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import kubernetes_validate
 import yaml
 
 import alerts
+import release
 from certificates import Authority
 from mounts import ETC, Mounts, write
 
@@ -49,6 +50,12 @@ REFUSED = {
     "a secretName and an issuer": [*SECRETS, "tls.clients.secretName=s", "tls.clients.certManager.issuerRef.name=i"],
     "mode is accept": [*SECRETS, "tls.members.mode=accept", "tls.clients.secretName=s"],
     "the ports of clients have no TLS": [*SECRETS, "tls.clients.clientCA.mode=required"],
+    "have no certificate": [
+        *SECRETS,
+        "tls.clients.secretName=s",
+        "tls.clients.clientCA.mode=required",
+        "nodes.localReads.enabled=true",
+    ],
     "TLS on every port": ["insecure=false"],
     "mode=require": [*SECRETS, "tls.clients.secretName=s", "tls.members.mode=prefer", "insecure=false"],
     "give TLS to http": [*SECRETS, "tls.clients.secretName=s", "tls.clients.listeners={internal,tunnel}", "insecure=false"],
@@ -326,7 +333,7 @@ def main():
     parser.add_argument("--binaries", type=Path)
     given = parser.parse_args()
     try:
-        wrong = alerts.check()
+        wrong = alerts.check() + release.check(given.binaries)
         if wrong:
             raise TestFailure("; ".join(wrong))
         compose(compose_file("docker-compose.yml"), given.binaries)

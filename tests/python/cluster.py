@@ -11,6 +11,7 @@ import os
 import pathlib
 import queue
 import random
+import re
 import shutil
 import signal
 import socket
@@ -239,6 +240,11 @@ def finish(writer, reader):
         last = result.to_pybytes()
     writer.close()
     return json.loads(last)
+
+
+def without_request_id(text):
+    """The text of an error without the id of the request, which differs from call to call."""
+    return re.sub(r" \(request [^)]*\)", "", text)
 
 
 def get(client, name, **options):

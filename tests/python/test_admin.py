@@ -18,7 +18,7 @@ def test_admin_actions_are_listed(client):
     offered = {a.type for a in client.list_actions()}
     assert {
         "cluster_status", "explain", "list_versions", "drain_node", "undrain_node", "remove_node",
-        "add_coordinator", "remove_coordinator",
+        "add_coordinator", "remove_coordinator", "list_writes", "list_audit",
     } <= offered
 
 
@@ -46,6 +46,25 @@ def test_listed_versions_can_be_read(client, name):
     for version in listed:
         assert get(client, name, version=version["version"]).num_rows == version["rows"]
     assert listed[0]["until_ms"] is None and listed[2]["until_ms"] > listed[2]["made_ms"]
+
+
+def test_open_writes_are_listed_until_they_end(client, name):
+    put(client, name, TABLE)
+    write = action(client, "begin_write", {"table": name, "mode": "append"})["write_id"]
+    [listed] = [one for one in action(client, "list_writes")["writes"] if one["write_id"] == write]
+    assert (listed["table"], listed["mode"], listed["staged"], listed["rows"]) == (name, "append", True, 0)
+    action(client, "abort_write", {"write_id": write})
+    assert write not in [one["write_id"] for one in action(client, "list_writes")["writes"]]
+
+
+def test_newest_audit_lines_are_listed(client, name):
+    action(client, "drop_table", {"table": name, "if_exists": True})
+
+    def dropped():
+        lines = action(client, "list_audit")["lines"]
+        return [line for line in lines if line["operation"] == "drop_table" and line["table"] == name]
+
+    assert wait_until(dropped, 10, "the drop is in the audit log")[0]["result"] == "OK"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 
-from cluster import action, environment, wait_until
+from cluster import action, environment, wait_until, without_request_id
 from identity_cluster import ADMIN, LOGIN, TutorialHandler, basic, handshake, headers
 from matrix import for_release
 from protobuf import field
@@ -26,7 +26,7 @@ def attempt(cluster, member, user, password):
 
 def said(error):
     """What the server said, without the client's context."""
-    return re.split(r"\. gRPC client debug context|\. Client context|\. Detail", str(error))[0]
+    return without_request_id(re.split(r"\. gRPC client debug context|\. Client context|\. Detail", str(error))[0])
 
 
 @pytest.fixture

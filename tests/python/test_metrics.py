@@ -65,7 +65,8 @@ def test_nodes_count_puts_gets_copies_and_queries(measured):
             assert value(metrics, name) == 0, name
         for name in ("volley_put_memory_limit_bytes", "volley_get_memory_limit_bytes", "volley_relay_memory_limit_bytes"):
             assert value(metrics, name) > 0, name
-        assert value(metrics, "volley_connections", port="http") >= 1, "this one"
+        assert value(metrics, "volley_connections", port="http", listener="") >= 1, "this one"
+        assert value(metrics, "volley_scrub_oldest_verification_timestamp_seconds") > 1.7e9, "a new part is verified"
         assert value(metrics, "process_resident_memory_bytes") > 1 << 20
         assert value(metrics, "volley_runtime_workers") >= 1
     at_writer, at_other = scraped
@@ -125,6 +126,17 @@ def test_refused_calls_are_counted_by_their_code(measured):
             counted = calls(before, method, code) + 1
             wait_until(lambda: calls(scrape(measured, member), method, code) == counted, 20, f"{method} {code} at {member.name}")
         assert value(scrape(measured, member), "volley_authentications_total", result="accepted") >= 1
+
+
+def test_coordinator_without_a_majority_has_no_leader(own):
+    cluster = own(coordinators=3, nodes=1)
+    survivor, *others = cluster.coordinators
+    has_leader = lambda: value(families(scrape_open(cluster, survivor)), "volley_has_leader")
+    wait_until(lambda: has_leader() == 1, 20, "there is a leader")
+    for other in others:
+        other.kill()
+    # Also a follower, which still knows whom it followed.
+    wait_until(lambda: has_leader() == 0, 30, "nobody leads")
 
 
 def test_unknown_methods_share_a_label(shared, name):

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import volley
+from volley._errors import from_code
+from volley._partitions import pieces
 
 TABLE = pa.table({"id": range(10_000), "kind": ["ant", "bee"] * 5_000, "price": [n / 4 for n in range(10_000)]})
 
@@ -142,8 +144,19 @@ def test_errors_are_of_kinds_that_programs_catch(db, table):
         db.put(table, 7)
     with pytest.raises(ConnectionError):
         volley.connect("127.0.0.1:1")
-    with pytest.raises(ValueError, match="no user"):
+    with pytest.raises(ValueError, match="no user") as wrong:
         volley.connect("127.0.0.1:1", password="secret")
+    assert wrong.value.remedy == "give user=, or set VOLLEY_USER" and wrong.value.request_id is None
+
+
+def test_remedy_is_the_clause_that_says_what_to_do():
+    def remedy(text, request=None):
+        return from_code(3, text, None, request).remedy
+
+    assert remedy("the write has ended: begin another one (request 00ff)", "00ff") == "begin another one"
+    assert remedy("too large: 9 bytes; send less: or split it") == "send less: or split it"
+    assert remedy('there is no table "a: drop b\\"; use c": did you mean "x"?') == 'did you mean "x"?'
+    assert remedy("no leader: the cluster may come back") is None and remedy("") is None
 
 
 def test_timeout_ends_a_put_without_a_trace(db, name):
@@ -183,6 +196,44 @@ def test_partitions_are_read_elsewhere(db, name):
     sent = pickle.loads(pickle.dumps(parts))
     assert pa.concat_tables(part.read() for part in sent).sort_by("id").equals(TABLE)
     assert sent[0].read(db).num_rows == parts[0].num_rows
+
+
+def test_parts_are_cut_into_ranges_of_rows(db, name):
+    db.put(name, TABLE)
+    parts = pickle.loads(pickle.dumps(db.partitions(name, min_parts=7)))
+    assert [part.index for part in parts] == list(range(7)) and {part.num_rows for part in parts} == {1_428, 1_429}
+    assert pa.concat_tables(part.read(db) for part in parts).equals(TABLE)
+    with parts[3].scan(db, batch_rows=1_000) as scan:
+        assert scan.info["rows"] == parts[3].num_rows
+        assert [batch.num_rows for batch in scan] == [1_000, parts[3].num_rows - 1_000]
+    for more in ({}, {"where": "id < 5"}):
+        assert len(db.partitions(name, min_parts=1, **more)) == 1
+    with pytest.raises(ValueError, match="cannot be cut into 2"):
+        db.partitions(name, where="id < 5", min_parts=2)
+    with pytest.raises(ValueError, match="at least 1"):
+        db.partitions(name, min_parts=0)
+    db.put(name, TABLE.slice(0, 3))
+    assert [part.num_rows for part in db.partitions(name, min_parts=9)] == [1, 1, 1]
+    db.put(name, TABLE.slice(0, 0))
+    assert [part.num_rows for part in db.partitions(name, min_parts=9)] in ([], [0])
+
+
+def test_largest_endpoints_are_cut_first():
+    assert pieces([100, 10, 0], 3) == [1, 1, 1]
+    assert pieces([100, 10, 0], 5) == [3, 1, 1]
+    assert pieces([100, 60], 6) == [4, 2]
+    assert pieces([2, 1], 100) == [2, 1] and pieces([], 3) == []
+
+
+def test_near_nodes_are_preferred(shared, table, monkeypatch):
+    address = shared.address(shared.coordinators[0])
+    for places in ("192.0.2.0/24,.zone-a.example", ["192.0.2.0/24", "n1"], []):
+        assert len(volley.connect(address, prefer=places, timeout=30).get(table)) == 10_000
+    with pytest.raises(ValueError, match="is no place to prefer"):
+        volley.connect(address, prefer="192.0.2.0/33")
+    monkeypatch.setenv("VOLLEY_PREFER", "n1:8816")
+    with pytest.raises(volley.InvalidArgument, match='"n1:8816" is no place'):
+        volley.connect(address)
 
 
 def test_threads_share_a_connection(db, table):

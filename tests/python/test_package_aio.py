@@ -69,3 +69,18 @@ def test_dev_starts_a_cluster_and_stops_it(monkeypatch):
         assert len(db.cluster()["nodes"]) == 2
         process = cluster._process
     assert process.poll() is not None and not os.path.exists(f"/proc/{process.pid}/stat")
+
+
+def test_dev_cluster_with_tls_is_trusted_by_its_connections(monkeypatch, tmp_path):
+    monkeypatch.setenv("VOLLEY_BIN", str(BIN / "volley"))
+    for variable in ("VOLLEY_CLUSTER", "VOLLEY_TLS_CA"):
+        monkeypatch.delenv(variable, raising=False)
+    with volley.dev(nodes=1, tls=True) as cluster:
+        assert cluster.address.startswith("grpc+tls://") and os.path.exists(cluster.tls_ca)
+        assert cluster.connect(timeout=30).put("t", TABLE)["rows"] == 5_000
+        with pytest.raises(volley.Error):
+            volley.connect(cluster.address, timeout=30)
+    assert not os.path.exists(os.path.dirname(os.path.dirname(cluster.tls_ca))), "its folder is removed"
+    with volley.dev(nodes=1, data_dir=tmp_path, tls=True) as cluster:
+        assert cluster.tls_ca == str(tmp_path / "tls" / "ca.crt")
+        assert cluster.connect(timeout=30).tables() == []

@@ -15,10 +15,10 @@ TRIPS = {"id": [1, 2, 3, 4], "fare": [9.5, 20.0, 3.2, 12.5]}
 MODULES = ["", "._database", "._dev", "._table", "._write", ".aio", ".dask", ".duckdb", ".polars"]
 
 
-@pytest.mark.parametrize("module", [*MODULES, for_release(".torch")])
+@pytest.mark.parametrize("module", [*MODULES, for_release(".ibis"), for_release(".torch")])
 def test_examples_of_docstrings_run(module, shared, db, monkeypatch):
-    if module == ".torch":
-        require("torch")
+    if module in (".ibis", ".torch"):
+        require(module.removeprefix("."))
     monkeypatch.setenv("VOLLEY_CLUSTER", shared.address(shared.coordinators[0]))
     monkeypatch.setenv("VOLLEY_BIN", str(BIN / "volley"))
     loaded = importlib.import_module(f"volley{module}")

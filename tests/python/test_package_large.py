@@ -1,4 +1,4 @@
-"""Connectors of the Python package to libraries that are large: PyTorch and Ray, with the libraries themselves. They are for releases;
+"""Connectors of the Python package to libraries that are large: PyTorch, Ray and Ibis, with the libraries themselves. They are for releases;
 what `tests/python/requirements-release.txt` does not bring is skipped where it is missing."""
 
 import importlib.util
@@ -78,15 +78,45 @@ def test_torch_tensors_have_the_types_of_columns(db, name):
         list(volley.torch.TableDataset(db, name, batch_size=8))
 
 
-def test_ray_reads_parts_in_its_workers(db, table):
+def test_ibis_runs_expressions_over_tables(db, table):
+    require("ibis")
+    backend = volley.ibis.connect(db, {"rides": table, "again": table})
+    rides, again = backend.table("rides"), backend.table("again")
+    found = rides.filter(rides.id >= 998).select("id", "kind").order_by("id").to_pyarrow()
+    assert found.to_pylist() == TABLE.slice(998).select(["id", "kind"]).to_pylist()
+    assert int(rides.join(again, "id").count().execute()) == 1_000
+    sums = rides.group_by("kind").aggregate(most=rides.price.max()).order_by("kind").to_pyarrow()
+    assert sums["most"].to_pylist() == [998 / 4, 999 / 4]
+
+
+@pytest.fixture(scope="module")
+def ray():
     require("ray")
     import ray
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        dataset = volley.ray.read(db, table, columns=["id", "price"])
-        assert dataset.count() == 1_000 and dataset.sum("id") == sum(range(1_000))
-        assert volley.ray.read(db, table, where="id < 10").count() == 10
-        assert volley.ray.read(db, table, where="id < 0").count() == 0
-    finally:
-        ray.shutdown()
+    yield ray
+    ray.shutdown()
+
+
+def test_ray_reads_parts_in_its_workers(db, table, ray):
+    dataset = volley.ray.read(db, table, columns=["id", "price"])
+    assert dataset.count() == 1_000 and dataset.sum("id") == sum(range(1_000))
+    assert volley.ray.read(db, table, where="id < 10").count() == 10
+    assert volley.ray.read(db, table, where="id < 0").count() == 0
+
+
+def test_ray_writes_all_blocks_or_none(db, name, ray):
+    outcome = volley.ray.write(db, name, ray.data.range(100, override_num_blocks=4), shard_by=["id"])
+    assert (outcome["version"], outcome["rows"]) == (1, 100)
+    assert sorted(db.get(name).to_arrow()["id"].to_pylist()) == list(range(100))
+
+    def failing(rows):
+        if 50 in rows["id"].to_pylist():
+            raise LookupError("row 50 is bad")
+        return rows
+
+    dataset = ray.data.range(100, override_num_blocks=4).map_batches(failing, batch_format="pyarrow")
+    with pytest.raises(Exception, match="row 50"):
+        volley.ray.write(db, name, dataset, mode="append")
+    assert len(db.get(name)) == 100 and len(db.versions(name)) == 1

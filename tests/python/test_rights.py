@@ -78,7 +78,8 @@ def path_bytes(table):
 def test_hidden_table_cannot_be_told_from_a_missing_one(secured, name, call, places):
     put(secured.client(), f"{name}/hidden", TABLE)
     ana = secured.add_user(("reader", f"{name}/other"))
-    metadata = [("authorization", f"Bearer {secured.session(ana)}")]
+    # The name of a call ends its error: the same for both.
+    metadata = [("authorization", f"Bearer {secured.session(ana)}"), ("x-request-id", "same")]
     for member in (secured.members()[at] for at in places):
         answers = []
         for table in (f"{name}/hidden", f"{name}/absent"):
@@ -210,7 +211,7 @@ def test_hidden_column_cannot_be_told_from_an_unknown_one(secured, name):
             for column in ("b", "d"):
                 with pytest.raises(pa.ArrowInvalid, match=f'has no column "{column}"; it has a, c') as error:
                     call(column)
-                texts.append(re.search("table .*it has a, c", str(error.value)).group())
+                texts.append(re.search("table .*?it has a, c", str(error.value)).group())
             assert texts[0].replace('"b"', '"d"') == texts[1]
 
 

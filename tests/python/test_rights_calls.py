@@ -73,6 +73,8 @@ ACTIONS = {
     "cluster_status": (OPERATORS, None),
     "explain": (READERS, lambda b: b.table),
     "list_versions": (READERS, lambda b: b.table),
+    "list_writes": (OPERATORS, None),
+    "list_audit": (ADMINS, None),
     "drain_node": (OPERATORS, lambda b: {"node": "0123456789abcdef", "begin": False}),
     "undrain_node": (OPERATORS, lambda b: {"node": "0123456789abcdef"}),
     "remove_node": (OPERATORS, lambda b: {"node": "0123456789abcdef"}),

@@ -8,7 +8,7 @@ import pyarrow.flight as flight
 import pytest
 
 import sql_calls
-from cluster import descriptor, put
+from cluster import descriptor, put, without_request_id
 from identity_cluster import ADMIN, refusal_of
 from sql_calls import command, plan, rows, sql_name, update
 
@@ -34,7 +34,7 @@ def error_of(call, name):
     try:
         call()
     except (flight.FlightError, pa.ArrowException, KeyError, NotImplementedError) as error:
-        text = str(error).partition("gRPC client debug context")[0]
+        text = without_request_id(str(error).partition("gRPC client debug context")[0])
         return type(error), re.sub(rf"\b{name}\b", "NAME", text)
     raise AssertionError("no error")
 

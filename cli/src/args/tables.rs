@@ -155,6 +155,8 @@ pub enum CodecArg {
     Lz4,
     /// Zstandard.
     Zstd,
+    /// LZ4 for parts that it makes much smaller, none for others.
+    Auto,
 }
 
 impl From<CodecArg> for Codec {
@@ -163,6 +165,7 @@ impl From<CodecArg> for Codec {
             CodecArg::None => Codec::None,
             CodecArg::Lz4 => Codec::Lz4,
             CodecArg::Zstd => Codec::Zstd,
+            CodecArg::Auto => Codec::Auto,
         }
     }
 }

@@ -14,6 +14,9 @@ use super::dev;
 use super::sample::SplitMix64;
 use crate::args::table_commands::BenchArgs;
 use crate::output::{self, count, size};
+use network::NetworkLink;
+
+mod network;
 
 /// Rows of the batch that is put again and again: 4 MiB.
 const BATCH_ROWS: usize = 65_536;
@@ -39,6 +42,8 @@ struct BenchFigures {
     transfers: Vec<BenchFigure>,
     /// How long each plan took, sorted.
     plans: Vec<Duration>,
+    /// What limits the transfers.
+    link: NetworkLink,
 }
 
 /// Measures, prints the figures, and drops the tables, also after an interrupt or an error.
@@ -70,7 +75,7 @@ pub async fn run(bench: &BenchArgs, client: &Client, json: bool) -> Result<()> {
 
 async fn measure(bench: &BenchArgs, client: &Client, [ordered, keyed]: &[TableName; 2]) -> Result<BenchFigures> {
     let (batch, streams) = (random_batch()?, usize::from(bench.streams));
-    let mut figures = BenchFigures::default();
+    let mut figures = BenchFigures { link: NetworkLink::to(client.address()).await, ..BenchFigures::default() };
     figures.transfers.push(put(bench, client, ordered, None, &batch).await?);
     figures.transfers.push(put(bench, client, keyed, Some(streams), &batch).await?);
     for streams in [1, streams] {
@@ -186,7 +191,7 @@ impl BenchFigures {
         });
         let transfers: Vec<Value> = transfers.collect();
         let plans = json!({ "calls": self.plans.len(), "p50_ms": self.plan_ms(0.5), "p99_ms": self.plan_ms(0.99) });
-        json!({ "streams": bench.streams, "transfers": transfers, "plans": plans })
+        json!({ "streams": bench.streams, "network": self.link.json(), "transfers": transfers, "plans": plans })
     }
 
     fn show(&self, bench: &BenchArgs) -> Result<()> {
@@ -202,6 +207,7 @@ impl BenchFigures {
         }
         output::align_right(&mut table, &[1, 2, 3]);
         output::line(table)?;
+        output::line(self.link.text())?;
         let (p50, p99) = (self.plan_ms(0.5), self.plan_ms(0.99));
         output::line(format!("plans, one after the other: half take {p50:.2} ms at most, 99 % {p99:.2} ms"))
     }
@@ -229,7 +235,7 @@ mod tests {
         let figure = BenchFigure { step: "get".into(), rows: 1_000_000, took: Duration::from_millis(500) };
         assert_eq!((figure.bytes(), figure.bytes_per_second()), (64_000_000, 128_000_000.0));
         let plans = (1..=100).map(Duration::from_millis).collect();
-        let figures = BenchFigures { transfers: vec![figure], plans };
+        let figures = BenchFigures { transfers: vec![figure], plans, link: NetworkLink::ThisMachine };
         assert_eq!((figures.plan_ms(0.5), figures.plan_ms(0.99)), (51.0, 100.0));
         assert_eq!(BenchFigures::default().plan_ms(0.99), 0.0);
         let json = figures.json(&bench(1));

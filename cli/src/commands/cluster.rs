@@ -70,14 +70,14 @@ fn show(status: &Value) -> Result<()> {
 }
 
 /// The totals of the cluster, in one line.
-fn totals(stats: &Value) -> String {
+pub(super) fn totals(stats: &Value) -> String {
     let of = |key: &str, word: &str| plural(stats[key].as_i64().unwrap_or(-1), word);
     let bytes = cell("bytes", &stats["bytes"]);
     format!("{}, {}, {bytes}, {} in progress", of("tables", "table"), of("rows", "row"), of("open_writes", "write"))
 }
 
 /// Why the cluster is green, yellow or red.
-fn summary(status: &Value) -> String {
+pub(super) fn summary(status: &Value) -> String {
     let of = |key: &str| status["copies"][key].as_i64().unwrap_or(0);
     let parts = plural(of("parts"), "part");
     if let Some(text) = output::stale_text(status) {

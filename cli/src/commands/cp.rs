@@ -113,7 +113,8 @@ async fn connect_source(args: &CpArgs, cluster: &str, tls: &ClientTls, login: &C
     let own_ca = tls.ca.clone().filter(|_| demands_tls);
     let tls = ClientTls { ca: args.from_tls_ca.clone().or(own_ca), ..ClientTls::default() };
     let login = source_login(args, cluster, &tls, login.plaintext_login).await?;
-    Client::connect_as(cluster, tls, login).await.map_err(|e| e.at("the other cluster"))
+    let client = Client::builder().address(cluster).tls(tls).login(login).traceparent_of_environment();
+    client.connect().await.map_err(|e| e.at("the other cluster"))
 }
 
 async fn source_login(args: &CpArgs, cluster: &str, tls: &ClientTls, allow_plaintext: bool) -> Result<ClientLogin> {
@@ -212,6 +213,7 @@ fn codec(name: &Value) -> Option<Codec> {
         "none" => Some(Codec::None),
         "lz4" => Some(Codec::Lz4),
         "zstd" => Some(Codec::Zstd),
+        "auto" => Some(Codec::Auto),
         _ => None,
     }
 }

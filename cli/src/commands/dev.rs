@@ -49,6 +49,7 @@ pub async fn run(dev: &DevArgs) -> Result<()> {
     if let Some(ca) = &ca {
         output::line(tls::shell_example(&cluster.address, ca))?;
     }
+    output::line(format!("\nIn a browser: {}", cluster.page()))?;
     output::line(python_example(&cluster.address, ca.as_deref(), dev.nodes))?;
     let mut signals = StopSignals::new()?;
     let ended = tokio::select! {
@@ -131,6 +132,12 @@ impl DevCluster {
             }
         }
         Ok(cluster)
+    }
+
+    /// The address of its web page.
+    fn page(&self) -> String {
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}/", self.coordinators[0].addresses.http)
     }
 
     async fn start_node(&self, number: u16, folder: &Path) -> Result<RunningNode> {

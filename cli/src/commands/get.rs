@@ -68,7 +68,7 @@ async fn to_file(client: &Client, get: &GetArgs, path: &Path, format: Format, js
     let started = Instant::now();
     let fetch = client.get(&get.name, &options(get, get.limit), fetch_options(get)).await?;
     let bar = progress::rows(&get.name.to_string(), fetch.info.total_records.max(0) as u64);
-    let options = OutputOptions { null: get.null.clone(), csv: get.csv.clone() };
+    let options = OutputOptions { null: get.null.clone(), csv: get.csv.clone(), ..OutputOptions::default() };
     let written = write_file(fetch, path, format, options, &bar).await;
     bar.finish_and_clear();
     let ((rows, bytes), seconds) = (written?, started.elapsed().as_secs_f64());

@@ -3,21 +3,16 @@
 //! It requests `/readyz` from the HTTP port instead of using gRPC health: a container's health check knows the server only by
 //! `VOLLEY_HTTP_LISTEN`, which does not speak gRPC, and `/readyz` gives the reason.
 
-use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use volley_common::escape::escape_lines;
 use volley_common::listen::split_host_port;
-use volley_common::net::Connector;
 use volley_common::tls::ClientTls;
-use volley_common::tls::client::ClientConnector;
-use volley_common::tls::server::HttpVersions;
 use volley_common::{Error, Result};
 
 use crate::colours::Tone;
-use crate::output;
+use crate::{http_get, output};
 
 /// The servers' own setting of their HTTP port.
 const HTTP_LISTEN_VAR: &str = "VOLLEY_HTTP_LISTEN";
@@ -43,15 +38,14 @@ pub async fn run(http: Option<&str>, tls: &ClientTls) -> Result<()> {
             _ => (tls.is_set(), listen.as_str()),
         };
         let (address, scheme) = (connect_address(listen)?, if is_tls { "https" } else { "http" });
-        let connector = connector(is_tls, tls)?;
-        match tokio::time::timeout(TIMEOUT, get_readyz(&connector, &address)).await {
-            Ok(Ok((200, text))) => {
+        let connector = http_get::connector(is_tls, tls)?;
+        match http_get::get(&connector, &address, "/readyz", TIMEOUT, MAX_RESPONSE).await {
+            Ok((200, text)) => {
                 let (ready, text) = (Tone::Good.out("ready"), escape_lines(text.trim()));
                 return output::exact_line(format!("{} is {ready}: {text}", escape_lines(&address)));
             }
-            Ok(Ok((_, text))) => return Err(Error::unavailable(format!("{address} is not ready: {}", text.trim()))),
-            Ok(Err(error)) => errors.push(format!("no answer from {scheme}://{address}/readyz: {error}")),
-            Err(_) => errors.push(format!("no answer from {scheme}://{address}/readyz within {TIMEOUT:?}")),
+            Ok((_, text)) => return Err(Error::unavailable(format!("{address} is not ready: {}", text.trim()))),
+            Err(error) => errors.push(format!("no answer from {scheme}://{address}/readyz: {error}")),
         }
     }
     Err(Error::unavailable(no_answer(&errors)))
@@ -73,28 +67,6 @@ fn connect_address(listen: &str) -> Result<String> {
         Ok(IpAddr::V6(ip)) if ip.is_unspecified() => format!("[::1]:{port}"),
         _ => listen.to_string(),
     })
-}
-
-fn connector(is_tls: bool, tls: &ClientTls) -> Result<Connector> {
-    if !is_tls {
-        return Ok(Connector::Plaintext);
-    }
-    let client = ClientConnector::new(tls.clone(), HttpVersions::Any);
-    client.load()?;
-    Ok(Connector::Client(client))
-}
-
-/// The status code and the body of `GET /readyz`.
-async fn get_readyz(connector: &Connector, address: &str) -> io::Result<(u16, String)> {
-    let mut stream = connector.connect(address, TIMEOUT).await?;
-    let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut response = String::new();
-    stream.take(MAX_RESPONSE).read_to_string(&mut response).await?;
-    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
-    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    let code = code.ok_or_else(|| io::Error::other("the answer is not HTTP"))?;
-    Ok((code, body.to_string()))
 }
 
 #[cfg(test)]

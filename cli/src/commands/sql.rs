@@ -2,7 +2,6 @@
 //!
 //! | module | what it has |
 //! |---|---|
-//! | `script` | the statements of a text |
 //! | `rows_output` | where rows go |
 //! | `shell` | asks for statements at a terminal; `line_reader` and `names` complete and remember them |
 
@@ -13,10 +12,10 @@ use std::time::Instant;
 use serde_json::json;
 use volley_client::{Client, FetchOptions};
 use volley_common::escape::escape_invisible;
+use volley_common::sql_script::{SqlScript, update_keyword};
 use volley_common::{Error, Result};
 
 use self::rows_output::RowsOutput;
-use self::script::{SqlScript, update_keyword};
 use crate::args::sql::SqlArgs;
 use crate::formats::{io_error, is_stdout};
 use crate::output;
@@ -24,7 +23,6 @@ use crate::output;
 mod line_reader;
 pub mod names;
 mod rows_output;
-mod script;
 pub mod shell;
 
 /// Largest text of statements: servers allow 256 KiB for each.

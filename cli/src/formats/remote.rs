@@ -26,6 +26,7 @@ use tokio::io::AsyncWriteExt;
 use volley_common::tls::client::https_config;
 use volley_common::transport_cause::transport_cause;
 use volley_common::{Error, Result};
+use volley_formats::message_path;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may send nothing.
@@ -100,14 +101,7 @@ impl RemoteUrl {
 
     /// The URL for messages and for the format: without the query of HTTP, in which a secret may be, and without a login.
     pub fn name(&self) -> PathBuf {
-        if self.scheme != RemoteScheme::Http {
-            return PathBuf::from(&self.url);
-        }
-        let Some((scheme, rest)) = self.url.split_once("://") else { return PathBuf::new() };
-        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-        let named = format!("{scheme}://{host}{path}");
-        PathBuf::from(named.split(['?', '#']).next().unwrap_or_default())
+        message_path(&self.path())
     }
 
     fn error(&self, error: impl std::fmt::Display) -> Error {
@@ -230,11 +224,6 @@ impl RemoteUrl {
     }
 }
 
-/// A path as messages name it: a URL without what may be a secret.
-pub fn message_path(path: &Path) -> PathBuf {
-    RemoteUrl::of(path).map_or_else(|| path.to_path_buf(), |url| url.name())
-}
-
 /// The size of the parts of an object of so many bytes. Eight of them are in memory at once.
 fn part_bytes(bytes: u64) -> usize {
     usize::try_from(bytes.div_ceil(MAX_PARTS).max(MIN_PART_BYTES)).unwrap_or(usize::MAX)
@@ -315,7 +304,6 @@ impl HttpConnector for HttpTransport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::{Format, file_error, io_error};
 
     #[test]
     fn urls_have_a_bucket_and_a_literal_key() {
@@ -338,21 +326,6 @@ mod tests {
         for gib in [1, 90, 500, 5 << 10] {
             let bytes: u64 = gib << 30;
             assert!(bytes.div_ceil(part_bytes(bytes) as u64) <= MAX_PARTS, "{gib} GiB");
-        }
-    }
-
-    #[test]
-    fn names_of_http_files_have_no_secret() {
-        let name = |text: &str| RemoteUrl::of(Path::new(text)).unwrap().name();
-        assert_eq!(name("https://h:1/d/x.csv?signature=s#f"), Path::new("https://h:1/d/x.csv"));
-        assert_eq!(name("https://user:secret@h/d/x.csv?q=1"), Path::new("https://h/d/x.csv"));
-        assert_eq!(name("https://user:secret@h?q=1"), Path::new("https://h"));
-        assert_eq!(name("https://user:a?b@h/x.csv"), Path::new("https://h/x.csv"));
-        assert_eq!(message_path(Path::new("a?b")), Path::new("a?b"));
-        let url = Path::new("https://user:secret@h/x?signature=secret");
-        let error = std::io::Error::other("it broke");
-        for error in [Format::of(url).unwrap_err(), io_error(url, &error), file_error(url, error.into())] {
-            assert!(error.message.contains("https://h/x") && !error.message.contains("secret"), "{error}");
         }
     }
 }

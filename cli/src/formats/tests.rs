@@ -8,6 +8,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, TimeUnit, i256};
 use tempfile::TempDir;
 
+use super::text::TextOptions;
 use super::*;
 
 struct TestFolder(TempDir);
@@ -56,8 +57,8 @@ fn schema_of(path: &Path) -> Result<SchemaRef> {
 }
 
 fn read_as(path: &Path, schema: SchemaRef) -> Result<RecordBatch> {
-    let bar = ProgressBar::hidden();
-    let batches: Vec<_> = open(&InputFile::new(path, None)?, schema.clone(), &TextOptions::default(), bar)?
+    let progress = ReadProgress::default();
+    let batches: Vec<_> = open(&InputFile::new(path, None)?, schema.clone(), &TextOptions::default(), progress)?
         .collect::<Result<_, _>>()
         .map_err(|e| file_error(path, e))?;
     concat_batches(&schema, &batches).map_err(|e| file_error(path, e))

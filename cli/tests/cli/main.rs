@@ -4,9 +4,11 @@
 mod certs;
 mod configuration;
 mod contexts;
+mod decode_process;
 mod dev_tls;
 mod file_options;
 mod files;
+mod json_page;
 mod login;
 mod metrics;
 mod program;

@@ -15,7 +15,7 @@ use volley_common::telemetry::definitions::{self, MetricOwner, SECTIONS};
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const PAGE: &str = "docs/metrics.md";
 /// Where metrics are recorded.
-const SERVERS: [&str; 4] = ["common/src", "coordinator/src", "node/src", "sql/src"];
+const SERVERS: [&str; 5] = ["common/src", "coordinator/src", "http/src", "node/src", "sql/src"];
 
 const INTRODUCTION: &str = "\
 # Metrics

@@ -65,7 +65,8 @@ pub fn volley(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_volley"));
     command.args(args);
     // The developer's own cluster and login.
-    for variable in ["CLUSTER", "CONTEXT", "USER", "PASSWORD", "TOKEN", "TOKEN_FILE", "PLAINTEXT_LOGIN"] {
+    let login = ["CONTEXT", "USER", "PASSWORD", "TOKEN", "TOKEN_FILE", "PLAINTEXT_LOGIN"];
+    for variable in login.into_iter().chain(["CLUSTER", "LOCAL", "PREFER"]) {
         command.env_remove(format!("VOLLEY_{variable}"));
     }
     // There are no contexts.

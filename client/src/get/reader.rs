@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use volley_common::ipc::buffer_pool::BufferPool;
 use volley_common::net::Failover;
 use volley_common::{Code, Error, Result};
 
 use super::FetchedBatch;
 use super::endpoint::FetchEndpoint;
+use super::local::{LocalReader, WireFallback};
 use super::tickets::TicketSource;
 use super::window::{ReaderDropped, WindowSender};
 use crate::Client;
 use crate::address::EndpointLocation;
+use crate::local_reads::OfferedSocket;
 use crate::pushback::Pushback;
 use crate::stream::BatchStream;
 
@@ -21,6 +24,8 @@ pub(super) struct FetchContext {
     pub tickets: TicketSource,
     /// The schema of every batch.
     pub schema: SchemaRef,
+    /// The memory of all streams.
+    pub bodies: BufferPool,
 }
 
 /// Why the reading of an endpoint stopped before its end.
@@ -66,6 +71,9 @@ impl EndpointTask<'_> {
     /// succession have failed without delivering a row. After NOT_FOUND for a ticket that has expired it continues with a new one,
     /// and after a refusal for the moment, when some time has passed.
     async fn read(mut self) -> Result<(), ReadStopped> {
+        if self.read_local().await? {
+            return Ok(());
+        }
         let client = &self.context.client;
         let locations = self.endpoint.locations.len();
         let mut candidates = self.endpoint.locations.clone();
@@ -110,18 +118,63 @@ impl EndpointTask<'_> {
         error.code == Code::NotFound && self.endpoint.ticket.may_have_expired() && self.context.tickets.can_replace()
     }
 
+    /// Reads the endpoint by files, if a node on this machine offers that; whether that gave all rows. If not, `delivered` of them.
+    async fn read_local(&mut self) -> Result<bool, ReaderDropped> {
+        let client = &self.context.client;
+        let mut last = None;
+        for offered in std::mem::take(&mut self.endpoint.local) {
+            if client.local.is_avoided(&offered.socket.path) {
+                continue;
+            }
+            let Some(fallback) = self.read_socket(&offered).await? else { return Ok(true) };
+            let tries_next = self.delivered == 0 && fallback.is_of_node();
+            last = Some(fallback);
+            if !tries_next {
+                break;
+            }
+        }
+        if let Some(WireFallback { reason, error }) = last {
+            client.local.count_fallback(reason);
+            tracing::debug!(endpoint = self.endpoint.index, reason, %error, "an endpoint is read by the wire");
+        }
+        Ok(false)
+    }
+
+    /// Reads the endpoint by the files of one node; why the rest is to be read in another way, if it is.
+    async fn read_socket(&mut self, offered: &OfferedSocket) -> Result<Option<WireFallback>, ReaderDropped> {
+        let FetchContext { client, schema, .. } = self.context;
+        let ticket = self.endpoint.ticket.ticket.clone();
+        let mut reader = LocalReader::new(client, &offered.socket, &ticket, schema);
+        loop {
+            let local = match reader.next().await {
+                Ok(Some(local)) => local,
+                Ok(None) => {
+                    client.local.count_endpoint();
+                    return Ok(None);
+                }
+                Err(fallback) => return Ok(Some(fallback)),
+            };
+            let (endpoint, from, rows) = (self.endpoint.index, offered.address.clone(), local.rows.num_rows());
+            self.delivered += rows;
+            client.local.count_rows(rows);
+            let fetched = FetchedBatch { endpoint, batch: local.rows, from };
+            self.window.send_counted(fetched, local.bytes).await?;
+        }
+    }
+
     /// Streams the endpoint from one location, without the rows that were delivered.
     async fn read_location(&mut self, location: &EndpointLocation) -> Result<(), ReadStopped> {
-        let FetchContext { client, schema, .. } = self.context;
+        let FetchContext { client, schema, bodies, .. } = self.context;
         let mut left_to_skip = self.delivered;
         let from: Arc<str> = client.address_of(location).into();
         let channel = client.channel_at(location)?;
         // A member that hangs keeps the connection open.
         let mut silence = client.pool_of(location).silence(&from);
         let ticket = &self.endpoint.ticket.ticket;
+        let open = || BatchStream::open_into(channel.clone(), ticket.clone(), bodies.for_stream());
         let mut batches = tokio::select! {
             biased;
-            opened = client.authenticated(|| BatchStream::open(channel.clone(), ticket.clone())) => opened?,
+            opened = client.authenticated(open) => opened?,
             error = &mut silence => return Err(error.into()),
         };
         if batches.schema() != schema {

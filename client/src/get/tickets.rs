@@ -12,6 +12,7 @@ use bytes::Bytes;
 use prost::Message;
 use serde_json::{Map, Value};
 use tokio::time::sleep;
+use volley_common::grpc::endpoint_expiry_ms;
 use volley_common::{Code, Error, Result, TableName, clock};
 
 use crate::Client;
@@ -41,7 +42,7 @@ impl ExpiringTicket {
     pub(super) fn of(endpoint: &FlightEndpoint, index: usize, plan: u64) -> Result<Self> {
         let ticket = endpoint.ticket.clone();
         let ticket = ticket.ok_or_else(|| Error::internal(format!("endpoint {index} has no ticket")))?;
-        Ok(ExpiringTicket { ticket, expires_ms: expires_ms(endpoint), plan })
+        Ok(ExpiringTicket { ticket, expires_ms: endpoint_expiry_ms(endpoint), plan })
     }
 
     /// Whether it may have expired at a member.
@@ -50,17 +51,10 @@ impl ExpiringTicket {
     }
 }
 
-/// When the tickets of an endpoint expire, milliseconds since 1970.
-fn expires_ms(endpoint: &FlightEndpoint) -> Option<u64> {
-    let time = endpoint.expiration_time.as_ref()?;
-    let millis = u64::try_from(time.nanos).unwrap_or(0) / 1_000_000;
-    Some(u64::try_from(time.seconds).ok()?.saturating_mul(1000).saturating_add(millis))
-}
-
 /// Renews the ticket of an endpoint half-way to each expiry, and with it the time for which its version stays readable. If no member
 /// answers, it tries again half-way to what is left. Returns when there is nothing to renew, or a member refuses to.
 pub(super) async fn keep_version(client: Client, mut endpoint: FlightEndpoint) {
-    while let Some(expires) = expires_ms(&endpoint) {
+    while let Some(expires) = endpoint_expiry_ms(&endpoint) {
         let left = Duration::from_millis(expires.saturating_sub(clock::now_ms()));
         sleep((left / 2).max(MIN_RENEWAL_PAUSE)).await;
         match renewed(&client, &endpoint).await {

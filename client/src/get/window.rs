@@ -48,7 +48,13 @@ pub(super) fn window(bytes: usize) -> (WindowSender, WindowReceiver) {
 impl WindowSender {
     /// Queues a batch once there is room for it.
     pub(super) async fn send(&self, fetched: FetchedBatch) -> Result<(), ReaderDropped> {
-        let units = u32::try_from(data_bytes(&fetched.batch).div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.units);
+        let bytes = data_bytes(&fetched.batch);
+        self.send_counted(fetched, bytes).await
+    }
+
+    /// The same with a batch that takes so many bytes of memory: those of its rows may be a file's.
+    pub(super) async fn send_counted(&self, fetched: FetchedBatch, bytes: usize) -> Result<(), ReaderDropped> {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.units);
         let permit = self.permits.clone().acquire_many_owned(units).await.map_err(|_| ReaderDropped)?;
         let event = WindowEvent { event: Ok(Some(fetched)), _permit: Some(permit) };
         self.events.send(event).await.map_err(|_| ReaderDropped)

@@ -91,7 +91,10 @@ impl Body for DrainBody {
             )));
         }
         // A body that panicked is not polled again.
-        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut this.body).poll_frame(cx)));
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let _entered = this.served.enter();
+            Pin::new(&mut this.body).poll_frame(cx)
+        }));
         let frame = match polled {
             Ok(frame) => ready!(frame),
             Err(panic) => {

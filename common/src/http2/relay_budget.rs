@@ -14,10 +14,8 @@ use crate::{Error, Result};
 pub const RELAY_MEMORY: u64 = 512 << 20;
 /// The least budget.
 pub const MIN_RELAY_MEMORY: u64 = 64 << 20;
-/// [`RelayClass::share`] is in this many parts of the budget.
-const SHARES: u64 = 8;
-/// [`RelayClass::caller_share`] is in this many parts of the budget.
-const CALLER_SHARES: u64 = 16;
+/// Shares are in this many parts of the budget.
+const SHARES: u64 = 16;
 /// How long a client should wait before it repeats a call that was refused, milliseconds.
 const RETRY_MS: u64 = 500;
 
@@ -42,7 +40,7 @@ pub(crate) struct RelayClass {
 /// buffer had 16 KiB.
 pub(crate) const RELAY_CLASSES: [RelayClass; 4] = [
     RelayClass {
-        share: 2,
+        share: 4,
         caller_share: 3,
         charge: 7 << 20,
         window: StreamWindow { window: STREAM_WINDOW, max_frame_size: FRAME_SIZE },
@@ -50,7 +48,7 @@ pub(crate) const RELAY_CLASSES: [RelayClass; 4] = [
         has_whole_messages: true,
     },
     RelayClass {
-        share: 3,
+        share: 5,
         caller_share: 4,
         charge: 2 << 20,
         window: StreamWindow { window: 64 << 10, max_frame_size: 16 << 10 },
@@ -58,7 +56,7 @@ pub(crate) const RELAY_CLASSES: [RelayClass; 4] = [
         has_whole_messages: true,
     },
     RelayClass {
-        share: 4,
+        share: 6,
         caller_share: 5,
         charge: 128 << 10,
         window: StreamWindow { window: 64 << 10, max_frame_size: 16 << 10 },
@@ -67,7 +65,7 @@ pub(crate) const RELAY_CLASSES: [RelayClass; 4] = [
     },
     RelayClass {
         share: SHARES,
-        caller_share: CALLER_SHARES / 2,
+        caller_share: SHARES / 2,
         charge: 24 << 10,
         window: StreamWindow { window: 8000, max_frame_size: 16 << 10 },
         max_unsent: 1,
@@ -103,7 +101,7 @@ impl RelayBudget {
     pub fn take(&self, caller: Option<&Arc<str>>) -> Result<RelayShare> {
         let limits = |class: &RelayClass| BudgetLimits {
             all: self.bytes / SHARES * class.share,
-            of_owner: self.bytes / CALLER_SHARES * class.caller_share,
+            of_owner: self.bytes / SHARES * class.caller_share,
         };
         let classes = RELAY_CLASSES.iter().map(|class| (class.charge, limits(class)));
         match self.budget.take_widest(caller, classes) {

@@ -1,5 +1,5 @@
 //! What every call passes, on every port: no error is empty or longer than clients accept, a panic ends only its call, and
-//! what is not gRPC is refused.
+//! what is not gRPC is refused. A call of a client has a name, with which its error ends, and a context ([`crate::telemetry::trace`]).
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -8,11 +8,16 @@ use std::panic::AssertUnwindSafe;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
+use opentelemetry::trace::FutureExt as _;
+use opentelemetry::{Context, ContextGuard};
 use tonic::{Code, Status};
 
 use super::reply_body::{ReplyBody, grpc_error};
 use super::status::{MAX_MESSAGE, shorten};
+use crate::Error;
+use crate::ids::new_request_id;
 use crate::telemetry::calls::{CallPort, CallTimer};
+use crate::telemetry::trace::{REQUEST_ID_HEADER, begin_call, request_name};
 
 /// The encodings that messages of requests may have; a header of every reply.
 const ACCEPTED_ENCODINGS: &str = "identity,gzip";
@@ -27,7 +32,7 @@ pub enum PortKind {
     Flight,
     /// Other members.
     Peer,
-    /// Health and metrics.
+    /// Health, metrics, and tables by HTTP.
     Http,
 }
 
@@ -45,13 +50,13 @@ impl PortKind {
     pub(crate) fn describe(self) -> &'static str {
         match self {
             PortKind::Flight => {
-                "this is a Flight port, for clients (--listen); members call a peer port (--peer-listen), and health and metrics have the HTTP port (--http-listen)"
+                "this is a Flight port, for clients (--listen); members call a peer port (--peer-listen), and health, metrics and tables by HTTP have the HTTP port (--http-listen)"
             }
             PortKind::Peer => {
                 "this is a peer port, for other members (--peer-listen); clients call a Flight port (--listen)"
             }
             PortKind::Http => {
-                "this is an HTTP port, for health and metrics (--http-listen); clients call a Flight port (--listen), and members a peer port (--peer-listen)"
+                "this is an HTTP port, for health, metrics and tables by HTTP (--http-listen); clients call a Flight port (--listen), and members a peer port (--peer-listen)"
             }
         }
     }
@@ -62,21 +67,36 @@ impl PortKind {
 pub(crate) struct ServedCall {
     uri: http::Uri,
     port: PortKind,
+    /// With what its errors end, if they name the call.
+    suffix: Option<Box<str>>,
+    context: Context,
 }
 
 impl ServedCall {
-    pub fn new<B>(request: &Request<B>, port: PortKind) -> Self {
-        ServedCall { uri: request.uri().clone(), port }
+    /// A call at a port. If the port names its calls, one that has no name gets one, which the request then has.
+    pub fn new<B>(request: &mut Request<B>, port: PortKind, names_calls: bool) -> Self {
+        let mut suffix = None;
+        if names_calls {
+            let headers = request.headers_mut();
+            if !headers.contains_key(REQUEST_ID_HEADER)
+                && let Ok(name) = HeaderValue::from_str(&new_request_id())
+            {
+                headers.insert(REQUEST_ID_HEADER, name);
+            }
+            suffix = request_name(headers).map(|name| Error::request_suffix(name).into());
+        }
+        let context = begin_call(call_port(port), request.uri().path(), request.headers());
+        ServedCall { uri: request.uri().clone(), port, suffix, context }
     }
 
     /// Measures the call from now on.
     pub fn timer(&self) -> CallTimer {
-        let port = match self.port {
-            PortKind::Peer => CallPort::Peer,
-            // No call of the HTTP port is served in this way.
-            PortKind::Flight | PortKind::Http => CallPort::Flight,
-        };
-        CallTimer::start(port, self.uri.path())
+        CallTimer::start(call_port(self.port), self.uri.path(), self.context.clone())
+    }
+
+    /// Makes the context of the call the current one of this thread, until the guard is dropped.
+    pub fn enter(&self) -> ContextGuard {
+        self.context.clone().attach()
     }
 
     /// The call's response; INTERNAL after a panic.
@@ -84,7 +104,7 @@ impl ServedCall {
         &self,
         call: impl Future<Output = Result<Response<ReplyBody>, Infallible>>,
     ) -> Result<Response<ReplyBody>, Infallible> {
-        match AssertUnwindSafe(call).catch_unwind().await {
+        match AssertUnwindSafe(call.with_context(self.context.clone())).catch_unwind().await {
             Ok(reply) => reply,
             Err(panic) => Ok(grpc_error(self.panicked(&*panic))),
         }
@@ -112,8 +132,22 @@ impl ServedCall {
         if length > MAX_MESSAGE || length == 0 {
             self.replace_message(map);
         }
+        self.name_call(map);
         if map.get("grpc-status-details-bin").is_some_and(|details| details.len() > MAX_DETAILS) {
             map.remove("grpc-status-details-bin");
+        }
+    }
+
+    /// Ends the message with the name of the call, unless another member did so. Of what it adds only `%` must be encoded.
+    fn name_call(&self, map: &mut HeaderMap) {
+        let (Some(suffix), Some(message)) = (&self.suffix, map.get("grpc-message")) else { return };
+        let suffix = suffix.replace('%', "%25");
+        if ends_with_suffix(message.as_bytes(), &suffix) {
+            return;
+        }
+        let named = [message.as_bytes(), suffix.as_bytes()].concat();
+        if let Ok(named) = HeaderValue::from_bytes(&named) {
+            map.insert("grpc-message", named);
         }
     }
 
@@ -134,6 +168,19 @@ impl ServedCall {
         let message = message.unwrap_or(HeaderValue::from_static("the reason cannot be sent in a header"));
         map.insert("grpc-message", message);
     }
+}
+
+fn call_port(port: PortKind) -> CallPort {
+    match port {
+        PortKind::Peer => CallPort::Peer,
+        // No call of the HTTP port is served in this way.
+        PortKind::Flight | PortKind::Http => CallPort::Flight,
+    }
+}
+
+/// Whether a message ends with this text, also with blanks as tonic encodes them.
+fn ends_with_suffix(message: &[u8], suffix: &str) -> bool {
+    message.ends_with(suffix.as_bytes()) || message.ends_with(suffix.replace(' ', "%20").as_bytes())
 }
 
 /// What a panic says.

@@ -41,6 +41,9 @@ struct SessionPayload {
     /// When the password or the service token was verified, in seconds since 1970; missing: when the token was issued.
     #[serde(default)]
     auth_time: Option<u64>,
+    /// Makes each token another one, also those of a user in the same second; missing in tokens of earlier versions.
+    #[serde(default)]
+    jti: String,
     /// The user's generation, in 16 hexadecimal digits: numbers of JSON lose digits in some languages.
     generation: String,
     /// The id of a service token.
@@ -109,6 +112,7 @@ impl SessionTokenIssuer {
             iat: now_ms / 1000,
             exp,
             auth_time: Some(auth_ms / 1000),
+            jti: format!("{:032x}", rand::random::<u128>()),
             generation: format!("{:016x}", user.generation),
             service_token: service_token_id.to_string(),
         };
@@ -217,6 +221,7 @@ mod tests {
             let (token, expires_ms) = issuer.issue(&user(), service_token, NOW).unwrap();
             assert!(expires_ms > NOW + SESSION_TOKEN_MS - 1000 && expires_ms <= NOW + SESSION_TOKEN_MS);
             assert!(is_session_token(token.expose()));
+            assert_ne!(issuer.issue(&user(), service_token, NOW).unwrap().0.expose(), token.expose());
             let claims = |now_ms| verify_session_token(token.expose(), |id| (id == row.id).then_some(&key), now_ms);
             let expected = SessionClaims {
                 user: "ann".into(),

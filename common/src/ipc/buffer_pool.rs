@@ -102,6 +102,13 @@ impl BufferPool {
         BufferPool { sharing: true, ..BufferPool::default() }
     }
 
+    /// The same for a reader of so many streams at a time, see [`BufferPool::for_stream`]: a stream takes the blocks that those
+    /// before it have left, and together they keep as many as they would alone.
+    pub fn with_shared_blocks_of(streams: usize) -> Self {
+        let idle = IdleBlocks { max_bytes: MAX_IDLE_BYTES.saturating_mul(streams), ..IdleBlocks::default() };
+        BufferPool { idle: Arc::new(Mutex::new(idle)), ..BufferPool::with_shared_blocks() }
+    }
+
     /// For many streams, see [`BufferPool::for_stream`]. They share `max_idle` bytes of idle blocks, and a body never takes
     /// more than [`BufferPool::block_bytes`].
     pub fn for_many_streams(max_idle: usize) -> Self {
@@ -351,6 +358,16 @@ mod tests {
         let many: Vec<_> = (0..9).map(|_| body(&mut one, 1 << 20, 1)).collect();
         drop(many);
         assert_eq!(pool.idle.lock().bytes, 4 << 20);
+    }
+
+    #[test]
+    fn stream_takes_the_shared_block_of_one_that_has_ended() {
+        let pool = BufferPool::with_shared_blocks_of(2);
+        let mut first = pool.for_stream();
+        let at = body(&mut first, 1 << 20, 1).as_ptr();
+        drop(first);
+        assert_eq!(pool.idle.lock().bytes, SHARED_BLOCK);
+        assert_eq!(body(&mut pool.for_stream(), 1 << 20, 2).as_ptr(), at);
     }
 
     #[test]

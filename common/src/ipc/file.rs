@@ -106,6 +106,11 @@ impl<W: AppendSlices> FileEncoder<W> {
         Ok(self.output)
     }
 
+    /// The output, to change how it is written.
+    pub fn output_mut(&mut self) -> &mut W {
+        &mut self.output
+    }
+
     /// The output.
     pub fn output(&self) -> &W {
         &self.output

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow_flight::FlightData;
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use tonic::Status;
@@ -15,7 +15,7 @@ use super::body_builder::{BodyAllocator, BodyBuilder};
 use super::buffer_pool::BufferPool;
 use super::flight_decoder::FlightDecoder;
 use super::stall_timer::StallTimer;
-use crate::{Error, Result};
+use crate::{Code, Error, Result};
 
 /// The FlightData messages of an HTTP/2 body; ends at its first error. `A` stores the bodies.
 pub struct FlightDataStream<B, A: BodyAllocator = BufferPool> {
@@ -32,12 +32,6 @@ impl<B> FlightDataStream<B> {
     /// Rejects messages of more than `max_message` bytes.
     pub fn new(body: B, max_message: usize) -> Self {
         FlightDataStream::with_bodies(body, BufferPool::default(), max_message)
-    }
-
-    /// For a reader that keeps the bodies: they share blocks that are large enough for huge pages.
-    pub fn with_shared_blocks(mut self) -> Self {
-        self.decoder.bodies = BufferPool::with_shared_blocks();
-        self
     }
 }
 
@@ -104,6 +98,30 @@ where
             (Poll::Ready(None), _) => Poll::Ready(Ok(None)),
             (Poll::Pending, Some(stall)) if !self.decoder.is_between_messages() => stall.poll_stalled(cx).map(Err),
             (Poll::Pending, _) => Poll::Pending,
+        }
+    }
+}
+
+impl<B, A> FlightDataStream<B, A>
+where
+    B: Body<Data = Bytes, Error = Status> + Unpin,
+    A: BodyAllocator<Builder: BodyBuilder<Body = Bytes> + Unpin> + Unpin,
+{
+    /// The next message of a reply; none once it ended with OK. Cancelling the wait loses nothing.
+    ///
+    /// # Errors
+    /// The status in the trailers, which takes precedence over how the body ended. UNAVAILABLE: there is none. Those of the
+    /// messages.
+    pub async fn next_of_reply(&mut self) -> Result<Option<FlightData>> {
+        let next = self.next().await;
+        if let Some(Ok(message)) = next {
+            return Ok(Some(message));
+        }
+        match (self.trailers().and_then(Status::from_header_map), next) {
+            (Some(status), _) if status.code() != Code::Ok => Err(status.into()),
+            (_, Some(Err(error))) => Err(error),
+            (Some(_), _) => Ok(None),
+            (None, _) => Err(Error::unavailable("the response ended without a status")),
         }
     }
 }

@@ -19,11 +19,14 @@
 //! | [`take`] | picks values by position, for every type |
 //! | [`unshared`] | how much rows that share values grow when they are copied |
 //! | [`stored`] | some columns of stored messages, in the messages' own memory |
+//! | [`mapped_part`] | the rows of a part whose file a reader has mapped, in that memory |
 //! | [`statistics`] | nulls and bounds of the columns of a part's record batches, in the footer of its file |
 //! | [`copy_shared`] | copies of rows whose memory is not their own |
 //! | [`encode`] | single batches to messages; the first rows of a message |
 //! | [`batch_header`] | headers of record batches, and the `app_metadata` that a part keeps in them |
-//! | [`decompress`] | messages without their compression |
+//! | [`decompress`], [`compress`] | messages without their compression, or with one |
+//! | [`accepted_codecs`] | which codecs the reader of a stream accepts |
+//! | [`compressibility`] | what LZ4 would leave of a batch, by samples |
 //! | [`dictionary_keys`] | batches with the keys of dictionaries in place of their values |
 //! | [`project`] | some columns of an encoded message, without a copy |
 //! | [`mod@file`] | Arrow IPC files, written as slices |
@@ -33,12 +36,16 @@
 //! | `view_lengths` | how long the values of views are together |
 //! | `field_path`, `malformed` | what an error says of a field, and of a malformed flatbuffer |
 //! | `layout` | which nodes, buffers and dictionaries a type has, in order |
+//! | [`stream_format`] | IPC streams in bytes, as HTTP has them |
 //! | `test_data` | random batches of every type, for tests |
 
+pub mod accepted_codecs;
 pub mod batch_header;
 mod batch_validation;
 pub mod body_builder;
 pub mod buffer_pool;
+pub mod compress;
+pub mod compressibility;
 pub mod conform;
 pub mod copy_shared;
 pub mod decode;
@@ -54,6 +61,7 @@ pub mod flight_stream;
 mod layout;
 mod lz4;
 mod malformed;
+pub mod mapped_part;
 pub mod project;
 pub mod row_bytes;
 pub mod schema;
@@ -67,6 +75,7 @@ pub mod stall_timer;
 pub mod statistics;
 pub mod stored;
 mod stream_budget;
+pub mod stream_format;
 mod streamed_decompression;
 pub mod take;
 #[cfg(test)]

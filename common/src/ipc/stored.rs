@@ -8,8 +8,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
+use arrow::buffer::Buffer;
 use arrow::datatypes::{Schema, SchemaRef};
-use arrow_ipc::reader::read_record_batch;
+use arrow::error::ArrowError;
+use arrow_data::UnsafeFlag;
+use arrow_ipc::MetadataVersion;
+use arrow_ipc::reader::RecordBatchDecoder;
 
 use super::decode::{aligned, body_of, empty_header, values_of};
 use super::encode::IpcMessage;
@@ -20,12 +24,20 @@ use crate::{Error, Result};
 pub struct StoredDecoder {
     schema: SchemaRef,
     dictionaries: HashMap<i64, ArrayRef>,
+    /// Whether what arrays refer to is not validated.
+    skip_validation: UnsafeFlag,
 }
 
 impl StoredDecoder {
     /// `schema`: as [`super::schema::parse_schema`] reads it from the part's schema message.
     pub fn new(schema: SchemaRef) -> Self {
-        StoredDecoder { schema, dictionaries: HashMap::new() }
+        StoredDecoder { schema, dictionaries: HashMap::new(), skip_validation: UnsafeFlag::new() }
+    }
+
+    /// The same without a validation of what arrays refer to, if the flag is set: no value is read then. Whoever sets it promises
+    /// that all messages are as they were when they were put.
+    pub fn with_skip_validation(self, skip_validation: UnsafeFlag) -> Self {
+        StoredDecoder { skip_validation, ..self }
     }
 
     /// Adds a dictionary, whose memory it keeps. It must come before the batches of columns that use it, and before the
@@ -48,7 +60,7 @@ impl StoredDecoder {
         let values = values.ok_or_else(|| Error::invalid(format!("{what} is not in the schema")))?;
         let body = aligned(body_of(&header, message.body.clone())?);
         let (schema, version) = (Arc::new(Schema::new(vec![values])), header.version());
-        let read = || read_record_batch(&body, data, schema, &self.dictionaries, None, &version);
+        let read = || self.decode(&body, data, schema, None, version);
         Ok((dictionary.id(), catch_panics(&what, read)?.column(0).clone()))
     }
 
@@ -57,17 +69,38 @@ impl StoredDecoder {
     /// # Errors
     /// DATA_LOSS: the message is malformed, or not of the schema; a dictionary is missing.
     pub fn columns(&self, message: &IpcMessage, columns: &[usize]) -> Result<RecordBatch> {
-        self.read_columns(message, columns).map_err(lost)
+        self.read(message, Some(columns)).map_err(lost)
     }
 
-    fn read_columns(&self, message: &IpcMessage, columns: &[usize]) -> Result<RecordBatch> {
+    /// The same, with all columns.
+    ///
+    /// # Errors
+    /// As [`StoredDecoder::columns`].
+    pub fn batch(&self, message: &IpcMessage) -> Result<RecordBatch> {
+        self.read(message, None).map_err(lost)
+    }
+
+    fn read(&self, message: &IpcMessage, columns: Option<&[usize]>) -> Result<RecordBatch> {
         let header = verify_message(&message.header)?;
         let batch = header.header_as_record_batch().ok_or_else(empty_header)?;
         let body = aligned(body_of(&header, message.body.clone())?);
         let (schema, version) = (self.schema.clone(), header.version());
-        catch_panics("a record batch", || {
-            read_record_batch(&body, batch, schema, &self.dictionaries, Some(columns), &version)
-        })
+        catch_panics("a record batch", || self.decode(&body, batch, schema, columns, version))
+    }
+
+    fn decode(
+        &self,
+        body: &Buffer,
+        batch: arrow_ipc::RecordBatch<'_>,
+        schema: SchemaRef,
+        columns: Option<&[usize]>,
+        version: MetadataVersion,
+    ) -> Result<RecordBatch, ArrowError> {
+        RecordBatchDecoder::try_new(body, batch, schema, &self.dictionaries, &version)?
+            .with_projection(columns)
+            .with_require_alignment(false)
+            .with_skip_validation(self.skip_validation.clone())
+            .read_record_batch()
     }
 }
 

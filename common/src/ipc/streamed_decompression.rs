@@ -97,7 +97,7 @@ pub(super) fn decompress_message(
 }
 
 /// The dictionary with other values.
-fn dictionary_with<'b>(
+pub(super) fn dictionary_with<'b>(
     builder: &mut FlatBufferBuilder<'b>,
     dictionary: &ipc::DictionaryBatch<'_>,
     values: WIPOffset<ipc::RecordBatch<'b>>,

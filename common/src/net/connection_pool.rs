@@ -7,11 +7,11 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hyper::body::Incoming;
-use tonic::transport::Channel;
 
 use super::address_map::AddressMap;
 use super::connector::Connector;
 use super::failover::Failover;
+use super::member_channel::MemberChannel;
 use super::member_connections::{MemberConnections, SendError};
 use super::member_health::MemberHealth;
 use crate::fairness::CallerKey;
@@ -31,9 +31,9 @@ const MAX_MEMBERS: usize = 4096;
 pub struct ConnectionPool {
     settings: &'static ClientSettings,
     connector: Connector,
-    channels: Arc<AddressMap<Channel>>,
+    channels: Arc<AddressMap<MemberChannel>>,
     /// Those that accept only a coordinator, if members have TLS.
-    coordinator_channels: Arc<AddressMap<Channel>>,
+    coordinator_channels: Arc<AddressMap<MemberChannel>>,
     /// One map for each of [`RELAY_CLASSES`].
     connections: Arc<[AddressMap<Arc<MemberConnections>>; RELAY_CLASSES.len()]>,
     budget: RelayBudget,
@@ -111,7 +111,7 @@ impl ConnectionPool {
     ///
     /// # Errors
     /// INVALID_ARGUMENT: `addr` is not `HOST:PORT`.
-    pub fn channel(&self, addr: &str) -> Result<Channel> {
+    pub fn channel(&self, addr: &str) -> Result<MemberChannel> {
         let make = || self.connector.observed_channel(self.settings, addr, self.health(addr).received());
         self.channels.get_or_insert(addr, make)
     }
@@ -120,7 +120,7 @@ impl ConnectionPool {
     ///
     /// # Errors
     /// Why there is no connection. INVALID_ARGUMENT, as the outer error: `addr` is not `HOST:PORT`.
-    pub async fn connected_channel(&self, addr: &str) -> Result<Result<Channel, tonic::transport::Error>> {
+    pub async fn connected_channel(&self, addr: &str) -> Result<Result<MemberChannel, tonic::transport::Error>> {
         self.connector.connected_channel(self.settings, addr, self.health(addr).received()).await
     }
 
@@ -129,7 +129,7 @@ impl ConnectionPool {
     ///
     /// # Errors
     /// INVALID_ARGUMENT: `addr` is not `HOST:PORT`.
-    pub fn coordinator_channel(&self, addr: &str) -> Result<Channel> {
+    pub fn coordinator_channel(&self, addr: &str) -> Result<MemberChannel> {
         if !self.connector.is_tls() {
             return self.channel(addr);
         }

@@ -10,9 +10,9 @@ use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tonic::transport::Channel;
 use tower::ServiceExt;
 
+use super::member_channel::MemberChannel;
 use super::received::{LastReceived, ObservedStream};
 use crate::Result;
 use crate::http2::settings::ClientSettings;
@@ -111,7 +111,7 @@ impl Connector {
     ///
     /// # Errors
     /// INVALID_ARGUMENT: `addr` is not an address.
-    pub fn channel(&self, settings: &ClientSettings, addr: &str) -> Result<Channel> {
+    pub fn channel(&self, settings: &ClientSettings, addr: &str) -> Result<MemberChannel> {
         self.observed_channel(settings, addr, Arc::default())
     }
 
@@ -121,9 +121,10 @@ impl Connector {
         settings: &ClientSettings,
         addr: &str,
         received: Arc<LastReceived>,
-    ) -> Result<Channel> {
+    ) -> Result<MemberChannel> {
         let endpoint = settings.endpoint(self.scheme(), addr)?;
-        Ok(endpoint.connect_with_connector_lazy(self.service(addr, settings.connect_timeout, received)))
+        let channel = endpoint.connect_with_connector_lazy(self.service(addr, settings.connect_timeout, received));
+        Ok(MemberChannel::new(channel))
     }
 
     /// A channel that is connected to `addr`, HOST:PORT; `received` says when something came from the member.
@@ -135,9 +136,10 @@ impl Connector {
         settings: &ClientSettings,
         addr: &str,
         received: Arc<LastReceived>,
-    ) -> Result<Result<Channel, tonic::transport::Error>> {
+    ) -> Result<Result<MemberChannel, tonic::transport::Error>> {
         let endpoint = settings.endpoint(self.scheme(), addr)?;
-        Ok(endpoint.connect_with_connector(self.service(addr, settings.connect_timeout, received)).await)
+        let connected = endpoint.connect_with_connector(self.service(addr, settings.connect_timeout, received)).await;
+        Ok(connected.map(MemberChannel::new))
     }
 
     /// A connection to `addr`, HOST:PORT, within `limit`, the handshake included.

@@ -16,6 +16,7 @@ use crate::http2::relay_budget::RelayShare;
 use crate::http2::settings::{ClientSettings, StreamWindow, invalid_address};
 use crate::http2::status::error_chain;
 use crate::http2::{ProxyRequestBody, StreamPermit};
+use crate::telemetry::trace::inject;
 use crate::{Error, Result};
 
 /// Connections to one member at most: one connection is driven by one thread at a time, and bulk streams need more.
@@ -104,6 +105,7 @@ impl MemberConnections {
         *request.uri_mut() = self.uri(request.uri()).map_err(SendError::NotSent)?;
         *request.version_mut() = http::Version::HTTP_2;
         request.headers_mut().remove(http::header::HOST);
+        inject(request.headers_mut());
         for _ in 1..MAX_ATTEMPTS {
             let (mut sender, streams) = self.lease().await.map_err(SendError::NotSent)?;
             match sender.try_send_request(request).await {

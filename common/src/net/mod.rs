@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`connection_pool`] | all connections of a process, by `HOST:PORT`; calls with fail-over, hedging and a breaker |
 //! | [`connector`] | dials: plaintext, TLS between members, TLS of a client |
+//! | `member_channel` | a tonic channel, which passes traces on |
 //! | [`failover`] | which of several members is tried next |
 //! | [`member_health`] | whether a member answers |
 //! | `health_state` | what is recorded about its health |
@@ -16,6 +17,7 @@ pub mod connection_pool;
 pub mod connector;
 pub mod failover;
 mod health_state;
+mod member_channel;
 mod member_connections;
 pub mod member_health;
 mod probe;
@@ -28,4 +30,5 @@ pub use address_map::AddressMap;
 pub use connection_pool::{Attempt, ConnectionPool};
 pub use connector::{Connector, ExpectedMember};
 pub use failover::{Failover, was_not_handled};
+pub use member_channel::MemberChannel;
 pub use member_connections::SendError;

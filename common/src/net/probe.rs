@@ -8,9 +8,9 @@ use http::Request;
 use http_body_util::Full;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::body::Body;
-use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
+use super::member_channel::MemberChannel;
 use crate::grpc;
 
 /// The period of the probes while a call waits.
@@ -44,17 +44,17 @@ pub(super) enum ProbeFailure {
 
 /// The connection of a member's probes.
 pub(super) struct ProbeConnection {
-    channel: Channel,
+    channel: MemberChannel,
     /// When it was made, or last gave an answer in time.
     since: Instant,
 }
 
 impl ProbeConnection {
-    pub(super) fn new(channel: Channel) -> Self {
+    pub(super) fn new(channel: MemberChannel) -> Self {
         ProbeConnection { channel, since: Instant::now() }
     }
 
-    pub(super) fn channel(&self) -> Channel {
+    pub(super) fn channel(&self) -> MemberChannel {
         self.channel.clone()
     }
 
@@ -72,13 +72,13 @@ impl ProbeConnection {
 }
 
 /// Sends a probe and waits for its answer, also when that comes late. Returns when it was sent.
-pub(super) async fn send(channel: Channel) -> Result<Instant, ProbeFailure> {
+pub(super) async fn send(channel: MemberChannel) -> Result<Instant, ProbeFailure> {
     let sent = Instant::now();
     timeout(MAX_ANSWER_TIME, call(channel)).await.unwrap_or(Err(ProbeFailure::Unanswered))?;
     Ok(sent)
 }
 
-async fn call(mut channel: Channel) -> Result<(), ProbeFailure> {
+async fn call(mut channel: MemberChannel) -> Result<(), ProbeFailure> {
     let ready = channel.ready().await.map_err(|e| failure_of(&e))?;
     let request: Request<Bytes> = grpc::health_request();
     let answer = ready.call(request.map(|body| Body::new(Full::new(body)))).await;
@@ -237,7 +237,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn connection_without_an_answer_is_replaced_after_a_while() {
         let channel = tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        let mut connection = ProbeConnection::new(channel);
+        let mut connection = ProbeConnection::new(MemberChannel::new(channel));
         assert!(connection.record(Err(ProbeFailure::Unanswered)), "the member may be busy");
         tokio::time::advance(RECONNECT_AFTER).await;
         assert!(!connection.record(Err(ProbeFailure::Unanswered)));

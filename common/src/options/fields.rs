@@ -169,7 +169,7 @@ fn read<T: DeserializeOwned>(name: &str, value: Value) -> Result<Option<T>> {
         let expected = match name {
             "table" | "write_id" | "transaction" | "where" => "a text",
             "mode" => "replace, create, append or create_append",
-            "compression" => "none, lz4 or zstd",
+            "compression" => "none, lz4, zstd or auto",
             "preserve_batches" => "true or false",
             "version" | "limit" | "retention_s" | "ttl_s" => "a whole number that is not negative",
             _ => "a whole number from 1 on",
@@ -231,7 +231,7 @@ fn not_columns(name: &str, value: &Value) -> Error {
 }
 
 /// A header's text as the JSON value of its option.
-pub(super) fn header_value(option: &str, text: &str) -> Value {
+pub fn header_value(option: &str, text: &str) -> Value {
     match option {
         "columns" | "shard_by" | "stats_columns" => text.split(',').map(|s| Value::String(s.trim().into())).collect(),
         "table" | "mode" | "compression" | "write_id" | "transaction" | "where" => Value::String(text.into()),

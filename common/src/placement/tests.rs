@@ -154,3 +154,16 @@ fn ring_matches_golden_values() {
     let orders: Vec<Vec<u64>> = (0..4).map(|shard| order(&four, 42, shard).iter().map(|id| id.0).collect()).collect();
     assert_eq!(orders, [[4, 1, 3, 2], [1, 4, 2, 3], [3, 4, 2, 1], [1, 4, 3, 2]]);
 }
+
+#[test]
+fn kept_ring_is_that_of_the_same_nodes_only() {
+    let (few, many) = (nodes(5, 2), nodes(6, 2));
+    let mut other_zone = few.clone();
+    other_zone[0].zone = "other".into();
+    let mut larger = few.clone();
+    larger[1].capacity = 7;
+    for nodes in [&few, &few, &many, &other_zone, &larger, &few] {
+        let expected = Ring::new(nodes).place(3, 50, 2, &ReplicaCounts::new());
+        assert_eq!(place(nodes, 3, 50, 2, &ReplicaCounts::new()), expected);
+    }
+}

@@ -8,6 +8,7 @@
 //! | `line` | one line: its values, their limits, its JSON |
 //! | `share` | how many lines each kind of caller may have in the queue |
 //! | `writer` | the thread that writes the lines, and its queue |
+//! | `recent` | the newest lines, in memory |
 //! | `rotation` | the file, and its change when it is full |
 //!
 //! A call never waits for the log: what the queue does not take, or the disk, is counted (`volley_audit_dropped_total`), and
@@ -15,6 +16,7 @@
 //! others are counted likewise (`volley_audit_suppressed_total`, `suppressed`).
 
 mod line;
+mod recent;
 mod rotation;
 mod share;
 #[cfg(test)]
@@ -28,15 +30,15 @@ use std::sync::Arc;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-use self::line::{AuditLine, code_name};
+use self::line::AuditLine;
 use self::rotation::RotatingFile;
 use self::share::{AuditShare, UnidentifiedRate};
 use self::writer::{AuditQueue, AuditSink, StandardErrorSink};
+use crate::error::code_name;
 use crate::identity::Access;
+pub use crate::telemetry::trace::REQUEST_ID_HEADER;
 use crate::{Code, Error, Result, clock};
 
-/// The header by which a client names its call in the audit log.
-pub const REQUEST_ID_HEADER: &str = "x-request-id";
 /// Events of principals that wait to be written; further ones are dropped and counted. Those of administration, and of callers
 /// without identity, have places of their own.
 const QUEUED_EVENTS: usize = 10_000;
@@ -168,6 +170,11 @@ impl AuditLog {
     fn writing_to(sink: Box<dyn AuditSink>, data: AuditData, queued: usize) -> Result<Self> {
         let queue = AuditQueue::start(sink, queued)?;
         Ok(AuditLog(Some(Arc::new(OpenLog { data, queue, unidentified: UnidentifiedRate::default() }))))
+    }
+
+    /// The newest lines, the newest first, each as JSON; none if the log is off. They are of this process.
+    pub fn newest_lines(&self) -> Option<Vec<String>> {
+        self.0.as_ref().map(|log| log.queue.recent().newest_first())
     }
 
     /// Records a call, if calls like it are to be recorded. Never waits.

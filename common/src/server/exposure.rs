@@ -8,7 +8,7 @@ use crate::listen::is_loopback;
 pub enum ExposureKind {
     /// The setting `insecure`.
     Insecure,
-    /// A Flight listener for other machines.
+    /// A Flight listener, or the HTTP port if it serves tables, for other machines.
     RemoteClients,
     /// A Flight listener for other machines without TLS.
     PlaintextClients,
@@ -63,7 +63,10 @@ impl ExposureKind {
         let (tls, identity) = (&config.tls, &config.identity);
         let is_open = |kind: &ExposureKind| match kind {
             ExposureKind::Insecure => config.insecure,
-            ExposureKind::RemoteClients => remote().next().is_some(),
+            ExposureKind::RemoteClients => {
+                let has_tables = !(config.http.no_http_api && config.http.no_web_page);
+                (has_tables && !is_loopback(&config.http_listen)) || remote().next().is_some()
+            }
             ExposureKind::PlaintextClients => remote().any(|listener| !tls.is_tls(&listener.name)),
             ExposureKind::PlaintextHttp => !is_loopback(&config.http_listen) && !tls.is_http_tls(),
             ExposureKind::PlaintextMembers => !is_loopback(&config.peer_listen) && !tls.demands_peer_certificate(),
@@ -109,6 +112,14 @@ mod tests {
         config.identity.shareable_tickets = true;
         let settings = [ExposureKind::PublicMetrics, ExposureKind::PublicReflection, ExposureKind::ShareableTickets];
         assert_eq!(ExposureKind::of(&config), settings);
+    }
+
+    #[test]
+    fn http_port_for_other_machines_has_clients_if_it_serves_tables() {
+        let mut config = ServerConfig::new("127.0.0.1:1", "127.0.0.1:2", "10.0.0.1:3", "data");
+        assert_eq!(ExposureKind::of(&config), [ExposureKind::RemoteClients, ExposureKind::PlaintextHttp]);
+        (config.http.no_http_api, config.http.no_web_page) = (true, true);
+        assert_eq!(ExposureKind::of(&config), [ExposureKind::PlaintextHttp]);
     }
 
     #[test]

@@ -5,17 +5,18 @@
 
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::health::ServingReporter;
-use super::http::{self, HttpStatus};
+use super::http::{self, HttpPages, HttpStatus};
+use crate::local_read::socket_file::SocketFile;
 use crate::server::serve::member_rights::{MemberRights, PlaintextMembers};
-use crate::server::serve::{self, Http2Service, ServerLimits};
+use crate::server::serve::{self, Http2Service, InProcessFlight, LocalProtocol, ServerLimits};
 use crate::telemetry;
-use crate::tls::ListenerTls;
+use crate::tls::{Caller, ListenerTls};
 
 /// The tasks of one server, and what stops them.
 #[derive(Default)]
@@ -34,13 +35,24 @@ impl Lifecycle {
         &self.stop
     }
 
-    /// Serves health and metrics until the second stage. The guard ends that if the start fails; disarm it once the server
-    /// runs.
-    pub fn serve_http(&self, listener: TcpListener, tls: Arc<ListenerTls>, status: impl HttpStatus) -> DropGuard {
+    /// Serves health, metrics and `pages` until the second stage. The guard ends that if the start fails; disarm it once the
+    /// server runs.
+    pub fn serve_http(
+        &self,
+        listener: TcpListener,
+        tls: Arc<ListenerTls>,
+        status: impl HttpStatus,
+        pages: HttpPages,
+    ) -> DropGuard {
         // Before anything is counted: what is counted without a recorder is lost.
         telemetry::install();
-        self.peer_tasks.spawn(http::serve(listener, tls, status, self.stop_peers.clone()));
+        self.peer_tasks.spawn(http::serve(listener, tls, status, pages, self.stop_peers.clone()));
         self.stop_peers.clone().drop_guard()
+    }
+
+    /// The service of a Flight listener for the HTTP port. Its calls drain as those of [`Lifecycle::serve_clients`].
+    pub fn serve_in_process(&self, service: impl Http2Service, limits: ServerLimits) -> InProcessFlight {
+        InProcessFlight::new(service, limits, self.stop.clone(), self.client_tasks.clone())
     }
 
     /// Serves Flight clients until the stop begins; then drains.
@@ -52,6 +64,22 @@ impl Lifecycle {
         limits: ServerLimits,
     ) {
         self.client_tasks.spawn(serve::serve_tls(listener, tls, service, self.stop.clone(), limits));
+    }
+
+    /// Serves clients on this machine until the stop begins, as [`serve::serve_unix`]; then drains, and removes the socket's file.
+    pub fn serve_local(
+        &self,
+        (listener, file): (UnixListener, SocketFile),
+        caller: Caller,
+        service: impl Http2Service,
+        local: impl LocalProtocol,
+        limits: ServerLimits,
+    ) {
+        let serving = serve::serve_unix(listener, caller, service, local, self.stop.clone(), limits);
+        self.client_tasks.spawn(async move {
+            serving.await;
+            drop(file);
+        });
     }
 
     /// Serves members until the second stage, each with the rights of its role.

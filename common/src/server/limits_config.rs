@@ -84,6 +84,7 @@ impl LimitsConfig {
             header_bytes: self.max_header_bytes,
             opening: Duration::from_millis(self.handshake_timeout_ms),
             drain,
+            names_calls: true,
             ..ServerLimits::default()
         }
         .with_connections(of_clients(self.max_connections) / listeners.max(1), self.max_connections_per_address)

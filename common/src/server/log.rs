@@ -1,7 +1,7 @@
 //! The servers' log on standard error, as text for people or as JSON for machines.
 //!
 //! Events name tables, principals and addresses as clients sent them: [`EscapedFields`] keeps such a text within its line, and
-//! visible.
+//! visible. A line that belongs to a call ends with the call's name, and with its trace if that is sampled ([`super::log_format`]).
 
 use std::fmt::{self, Write};
 use std::io::IsTerminal;
@@ -13,6 +13,7 @@ use tracing_subscriber::field::{MakeVisitor, VisitFmt, VisitOutput};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
 
+use super::log_format::WithCall;
 use crate::escape::EscapingWriter;
 use crate::{Error, Result};
 
@@ -38,8 +39,8 @@ pub fn init(format: LogFormat, default_filter: &str) -> Result<()> {
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match format {
-        LogFormat::Text => log.fmt_fields(EscapedFields).init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Text => log.fmt_fields(EscapedFields).map_event_format(WithCall::text).init(),
+        LogFormat::Json => log.json().map_event_format(WithCall::json).init(),
     }
     Ok(())
 }

@@ -12,11 +12,13 @@
 //! | [`data_folder`] | whose a data folder is, and its lock |
 //! | [`sockets`] | binds the Flight listeners, the peer port and the HTTP port |
 //! | [`lifecycle`] | runs the tasks of a server and stops them in two stages |
-//! | [`http`] | `/livez`, `/readyz` and `/metrics` |
+//! | [`http`] | the HTTP port: `/livez`, `/readyz`, `/metrics`, and further pages |
 //! | [`health`], [`reflection`] | gRPC health and gRPC reflection |
 //! | [`serve`] | the HTTP/2 server loop |
 //! | [`limits_config`] | the settings of connections, streams, headers and calls |
-//! | [`log`] | the log on standard error |
+//! | [`http_config`] | the settings of the HTTP port |
+//! | [`log`], [`log_format`] | the log on standard error, and its lines |
+//! | [`otlp_config`], [`otlp_headers`], [`trace_export`] | the settings of traces, and their export by OTLP |
 
 pub mod audit;
 pub mod config;
@@ -24,21 +26,28 @@ pub mod data_folder;
 pub mod exposure;
 pub mod health;
 pub mod http;
+pub mod http_config;
 pub mod identity_config;
 pub mod lifecycle;
 pub mod limits_config;
 pub mod log;
+pub mod log_format;
+pub mod otlp_config;
+pub mod otlp_headers;
 pub mod process;
 pub mod reflection;
 pub mod serve;
 pub mod server_config;
 pub mod sockets;
 pub mod tls_config;
+pub mod trace_export;
 
 pub use exposure::ExposureKind;
+pub use http_config::HttpConfig;
 pub use identity_config::IdentityConfig;
 pub use lifecycle::Lifecycle;
 pub use limits_config::LimitsConfig;
+pub use otlp_config::OtlpConfig;
 pub use process::{RunningServer, StopSignals};
 pub use server_config::{ServerArgs, ServerConfig};
 pub use sockets::{BoundListener, PreboundSockets, ServerAddresses, ServerSockets};

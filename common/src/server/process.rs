@@ -10,7 +10,8 @@ use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{ServerArgs, config, log};
+use super::trace_export::{self, TraceExport};
+use super::{ServerArgs, ServerConfig, config, log};
 use crate::listen::host_port;
 use crate::{Error, Result, memory};
 
@@ -44,6 +45,9 @@ pub trait ServerRole {
     /// # Errors
     /// One sentence that names the file that cannot be used, and the remedy.
     fn check_files(config: &Self::Config) -> Result<()>;
+
+    /// What the configuration has in common with that of the other role.
+    fn server_config(config: &Self::Config) -> &ServerConfig;
 
     /// Starts the server; returns when it can answer clients.
     fn start(config: Self::Config) -> impl Future<Output = Result<Self::Server>>;
@@ -120,6 +124,7 @@ fn run<R: ServerRole>(args: &R::Args) -> Result<()> {
     R::check(&config)?;
     if common.check_config {
         R::check_files(&config)?;
+        trace_export::check_files(&R::server_config(&config).otlp)?;
         return print_line("the configuration is valid");
     }
     raise_open_files();
@@ -136,6 +141,17 @@ pub fn runtime(builder: &mut Builder) -> Result<Runtime> {
 
 async fn serve<R: ServerRole>(config: R::Config) -> Result<()> {
     let mut signals = StopSignals::new()?;
+    let common = R::server_config(&config);
+    let traces = TraceExport::start(&common.otlp, R::NAME, &common.peer_listen)?;
+    let outcome = serve_until_stopped::<R>(config, &mut signals).await;
+    tokio::select! {
+        () = traces.flush() => {}
+        () = signals.next() => {}
+    }
+    outcome
+}
+
+async fn serve_until_stopped<R: ServerRole>(config: R::Config, signals: &mut StopSignals) -> Result<()> {
     let server = tokio::select! {
         server = R::start(config) => server?,
         () = signals.next() => return Ok(()),

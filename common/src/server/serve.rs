@@ -5,6 +5,7 @@
 
 pub(crate) mod connection_limit;
 pub(crate) mod handshake;
+mod in_process;
 pub(crate) mod lingering_stream;
 pub mod member_rights;
 pub(crate) mod opening_connections;
@@ -14,6 +15,7 @@ pub mod preface;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod unix;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -27,6 +29,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,9 +38,11 @@ use tower::{Service, ServiceExt};
 
 use self::connection_limit::{ConnectionCounts, ConnectionPermit};
 use self::handshake::{OpenedConnection, open_in_place};
+pub use self::in_process::InProcessFlight;
 use self::opening_connections::{OpeningConnections, OpeningPermit};
 pub use self::peer_address::PeerAddress;
 use self::preface::{OPENING_TIMEOUT, log_refused};
+pub use self::unix::{LocalProtocol, serve_unix};
 use crate::http2::drain_body::respond_until;
 use crate::http2::served_call::{ServedCall, unless_grpc};
 use crate::http2::{AdvancingBody, PortKind, ReplyBody, decompressed, disable_local_pacing, grpc_error, settings};
@@ -61,6 +66,8 @@ const END_STREAMS_BEFORE: Duration = Duration::from_secs(5);
 pub struct ServerLimits {
     /// Whom it serves.
     pub port: PortKind,
+    /// The name of the listener, in metrics; empty for one without.
+    pub listener: &'static str,
     /// Concurrent connections; a further one is closed as soon as it is accepted.
     pub connections: usize,
     /// Concurrent connections of one IPv4 address, or of one IPv6 network of 64 bits.
@@ -73,6 +80,8 @@ pub struct ServerLimits {
     pub opening: Duration,
     /// How long connections may continue after the shutdown began; the remaining streams are ended shortly before.
     pub drain: Duration,
+    /// Whether calls without a name get one, and errors end with the names of their calls.
+    pub names_calls: bool,
 }
 
 impl ServerLimits {
@@ -80,10 +89,12 @@ impl ServerLimits {
     pub fn for_clients(listeners: usize) -> Self {
         ServerLimits {
             port: PortKind::Flight,
+            listener: "",
             streams: MAX_STREAMS,
             header_bytes: settings::HEADER_LIST,
             opening: OPENING_TIMEOUT,
             drain: Duration::from_secs(10),
+            names_calls: false,
             connections: 0,
             connections_per_address: 0,
         }
@@ -95,6 +106,18 @@ impl ServerLimits {
         let connections = connections.max(1);
         let per_address = if per_address == 0 { connections / 2 } else { per_address };
         ServerLimits { connections, connections_per_address: per_address.max(1), ..self }
+    }
+
+    /// The same for the listener with this name, which is kept as long as the process runs.
+    pub fn named(self, listener: &str) -> Self {
+        let name: Box<str> = listener.into();
+        ServerLimits { listener: Box::leak(name), ..self }
+    }
+
+    /// Counts a connection, until the guard is dropped.
+    fn count_connection(&self) -> GaugeGuard {
+        let (port, listener) = (self.port.label(), self.listener);
+        GaugeGuard::count(metrics::gauge!("volley_connections", "port" => port, "listener" => listener))
     }
 
     /// The limits of the listener for members.
@@ -200,15 +223,19 @@ pub async fn serve_tls<S: Http2Service>(
         };
         let opening = opening.admit(peer.ip());
         let http = settings::server(limits.streams, limits.header_bytes, others);
-        let counted = GaugeGuard::count(metrics::gauge!("volley_connections", "port" => limits.port.label()));
-        let _permit = (permit, counted);
+        let _permit = (permit, limits.count_connection());
         let accepted = AcceptedConnection { stream, peer, tls: tls.clone(), limits, opening, _permit };
         connections.spawn(serve_connection(accepted, http, service.clone(), stages.clone()));
     }
     drop(listener);
+    drain(&connections, &stages, limits.drain).await;
+}
+
+/// Waits until the connections have ended, for `limit`; shortly before its end their streams are ended.
+async fn drain(connections: &TaskTracker, stages: &DrainStages, limit: Duration) {
     connections.close();
-    let margin = END_STREAMS_BEFORE.min(limits.drain / 4);
-    if tokio::time::timeout(limits.drain - margin, connections.wait()).await.is_err() {
+    let margin = END_STREAMS_BEFORE.min(limit / 4);
+    if tokio::time::timeout(limit - margin, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "drain timeout: ending the open streams");
         stages.end_streams.cancel();
         if tokio::time::timeout(margin, connections.wait()).await.is_err() {
@@ -270,16 +297,31 @@ async fn serve_connection<S: Http2Service>(
     stages: DrainStages,
 ) {
     let AcceptedConnection { stream, peer, tls, limits, opening, _permit } = accepted;
-    let port = limits.port;
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!(error = %e, "cannot set TCP_NODELAY on a connection");
     }
     disable_local_pacing(&stream);
-    let opened = open_in_place(opening, stream, peer, &tls, port, limits.opening);
+    let opened = open_in_place(opening, stream, peer, &tls, limits.port, limits.opening);
     let opened = stages.shutdown.run_until_cancelled(opened).await.flatten();
     let Some(OpenedConnection { stream, socket, caller, .. }) = opened else { return };
-    let end_streams = stages.end_streams.clone();
-    let peer_address = PeerAddress::of_connection(peer);
+    let client = (PeerAddress::of_connection(peer), caller);
+    match serve_http2(stream, http, service, client, limits, &stages).await {
+        Some(Ok(())) => drop(stages.close.run_until_cancelled(socket.close()).await),
+        Some(Err(e)) => tracing::debug!(error = %e, "a connection ended in an error"),
+        None => {}
+    }
+}
+
+/// Serves HTTP/2 to `client` on an opened connection, to its end; `None` if it was closed before.
+async fn serve_http2<S: Http2Service>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    http: http2::Builder<TokioExecutor>,
+    service: S,
+    (peer_address, caller): (PeerAddress, Caller),
+    limits: ServerLimits,
+    stages: &DrainStages,
+) -> Option<hyper::Result<()>> {
+    let (end_streams, port) = (stages.end_streams.clone(), limits.port);
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(peer_address);
         // Each extension is an allocation; without one, `Caller::of` says plaintext.
@@ -287,24 +329,20 @@ async fn serve_connection<S: Http2Service>(
             request.extensions_mut().insert(caller.clone());
         }
         let (service, end_streams) = (service.clone(), end_streams.clone());
-        respond_until(ServedCall::new(&request, port), respond(service, request, port), end_streams)
+        let served = ServedCall::new(&mut request, port, limits.names_calls);
+        respond_until(served, respond(service, request, port), end_streams)
     });
     let mut connection = Box::pin(http.serve_connection(TokioIo::new(stream), service));
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = stages.close.cancelled() => return,
+    tokio::select! {
+        result = connection.as_mut() => Some(result),
+        () = stages.close.cancelled() => None,
         () = stages.shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
-                result = connection.as_mut() => result,
-                () = stages.close.cancelled() => return,
+                result = connection.as_mut() => Some(result),
+                () = stages.close.cancelled() => None,
             }
         }
-    };
-    drop(connection);
-    match result {
-        Ok(()) => drop(stages.close.run_until_cancelled(socket.close()).await),
-        Err(e) => tracing::debug!(error = %e, "a connection ended in an error"),
     }
 }
 

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::audit::AuditLog;
 use super::config::one_or_many;
+use super::http_config::{HttpArgs, HttpConfig};
 use super::identity_config::{IdentityArgs, IdentityConfig};
 use super::log::LogFormat;
+use super::otlp_config::{OtlpArgs, OtlpConfig};
 use super::tls_config::{ServerTls, TlsArgs, TlsConfig};
 use crate::http2::relay_budget::{MIN_RELAY_MEMORY, RELAY_MEMORY};
 use crate::identity::IdentityRules;
@@ -30,7 +32,7 @@ pub struct ServerConfig {
     pub advertise: Vec<String>,
     /// Address of the listener for members, HOST:PORT.
     pub peer_listen: String,
-    /// Address of the listener for health and metrics, HOST:PORT.
+    /// Address of the HTTP port, HOST:PORT: health, metrics, tables.
     pub http_listen: String,
     /// The data folder.
     pub data_dir: PathBuf,
@@ -46,12 +48,18 @@ pub struct ServerConfig {
     /// What clients may take.
     #[serde(flatten)]
     pub limits: LimitsConfig,
+    /// What the HTTP port serves.
+    #[serde(flatten)]
+    pub http: HttpConfig,
     /// The TLS of the listeners and between members.
     #[serde(flatten)]
     pub tls: TlsConfig,
     /// How callers are identified, and what is recorded of them.
     #[serde(flatten)]
     pub identity: IdentityConfig,
+    /// Where traces are exported.
+    #[serde(flatten)]
+    pub otlp: OtlpConfig,
 }
 
 impl ServerConfig {
@@ -68,8 +76,10 @@ impl ServerConfig {
             drain_ms: 30_000,
             relay_memory_bytes: RELAY_MEMORY,
             limits: LimitsConfig::default(),
+            http: HttpConfig::default(),
             tls: TlsConfig::default(),
             identity: IdentityConfig::default(),
+            otlp: OtlpConfig::default(),
         }
     }
 
@@ -86,6 +96,7 @@ impl ServerConfig {
         listen::check_listen("--http-listen", &self.http_listen, self.insecure || tls.is_http_tls())?;
         self.check_distinct_addresses()?;
         self.identity.check()?;
+        self.otlp.check(self.insecure)?;
         if self.request_timeout_ms == 0 {
             return Err(Error::invalid("request_timeout_ms must be at least 1"));
         }
@@ -95,6 +106,7 @@ impl ServerConfig {
                 self.relay_memory_bytes
             )));
         }
+        self.http.check()?;
         self.limits.check()
     }
 
@@ -218,7 +230,7 @@ pub struct ServerArgs {
     /// Address of the listener for other members.
     #[arg(long)]
     pub peer_listen: Option<String>,
-    /// Address of the listener for health and metrics.
+    /// Address of the HTTP port, for health, metrics and tables.
     #[arg(long)]
     pub http_listen: Option<String>,
     /// The data folder.
@@ -241,6 +253,10 @@ pub struct ServerArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub limits: LimitsArgs,
+    /// What the HTTP port serves.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub http: HttpArgs,
     /// The TLS of the listeners and between members.
     #[command(flatten)]
     #[serde(flatten)]
@@ -249,6 +265,10 @@ pub struct ServerArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub identity: IdentityArgs,
+    /// Where traces are exported.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub otlp: OtlpArgs,
 }
 
 #[cfg(test)]

@@ -10,9 +10,12 @@ use std::time::Instant;
 
 use http::HeaderMap;
 use metrics::{Counter, Histogram};
+use opentelemetry::Context;
 
+pub use super::call_port::CallPort;
 use super::methods::{METHODS, index_of, label_of};
 use super::recorder::install;
+use super::trace::end_call;
 
 /// The gRPC codes, by their numbers.
 const CODES: [&str; 17] = [
@@ -38,24 +41,6 @@ const CODES: [&str; 17] = [
 const CANCELLED: usize = 1;
 /// A reply without a status, or with one that is no number.
 const UNKNOWN: usize = 2;
-
-/// The kind of port that a call came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallPort {
-    /// A Flight listener.
-    Flight,
-    /// A peer port.
-    Peer,
-}
-
-impl CallPort {
-    fn label(self) -> &'static str {
-        match self {
-            CallPort::Flight => "flight",
-            CallPort::Peer => "peer",
-        }
-    }
-}
 
 /// What is recorded of the calls of one method at one kind of port.
 struct MethodSeries {
@@ -103,22 +88,24 @@ impl MethodSeries {
     }
 }
 
-/// Measures one call, from its headers to the end of its reply, when this is dropped.
+/// Measures one call, from its headers to the end of its reply, when this is dropped. Then its span ends, too.
 pub struct CallTimer {
     series: &'static MethodSeries,
+    /// The context of the call.
+    context: Context,
     began: Instant,
     has_first_byte: bool,
     code: usize,
 }
 
 impl CallTimer {
-    /// A call of the method with this gRPC path begins.
-    pub fn start(port: CallPort, path: &str) -> Self {
-        CallTimer::of(MethodSeries::of(port, path))
+    /// A call of the method with this gRPC path begins, in this context.
+    pub fn start(port: CallPort, path: &str, context: Context) -> Self {
+        CallTimer::within(context, MethodSeries::of(port, path))
     }
 
-    fn of(series: &'static MethodSeries) -> Self {
-        CallTimer { series, began: Instant::now(), has_first_byte: false, code: CANCELLED }
+    fn within(context: Context, series: &'static MethodSeries) -> Self {
+        CallTimer { series, context, began: Instant::now(), has_first_byte: false, code: CANCELLED }
     }
 
     /// Data of the reply is passed on.
@@ -149,5 +136,6 @@ impl Drop for CallTimer {
     fn drop(&mut self) {
         self.series.duration.record(self.began.elapsed());
         self.series.count(self.code);
+        end_call(&self.context, CODES[self.code]);
     }
 }

@@ -81,8 +81,9 @@ impl MetricDefinition {
 pub type MetricSection = (&'static str, &'static [MetricDefinition]);
 
 /// The whole table.
-pub const SECTIONS: [MetricSection; 12] = [
+pub const SECTIONS: [MetricSection; 13] = [
     ("Calls and connections", members::CALLS),
+    ("HTTP", members::HTTP),
     ("Other members", members::PEERS),
     ("Identity", members::IDENTITY),
     ("Process", members::PROCESS),
@@ -141,6 +142,7 @@ mod tests {
     fn labels_are_few_and_none_is_a_name_of_a_client() {
         let known = [
             "port",
+            "listener",
             "method",
             "code",
             "scope",
@@ -154,6 +156,9 @@ mod tests {
             "coordinator",
             "version",
             "table",
+            "operation",
+            "status",
+            "limit",
         ];
         for metric in all() {
             assert!(metric.labels.iter().all(|label| known.contains(label)), "{}: {:?}", metric.name, metric.labels);

@@ -4,7 +4,7 @@
 pub const OTHER: &str = "other";
 
 /// The gRPC paths of all methods of the Flight and the peer ports. The last word of each is its label.
-pub const METHODS: [&str; 37] = [
+pub const METHODS: [&str; 38] = [
     "/arrow.flight.protocol.FlightService/DoGet",
     "/arrow.flight.protocol.FlightService/DoPut",
     "/arrow.flight.protocol.FlightService/GetFlightInfo",
@@ -38,6 +38,7 @@ pub const METHODS: [&str; 37] = [
     "/volley.cluster.v1.Coordinator/Login",
     "/volley.cluster.v1.Node/FetchPart",
     "/volley.cluster.v1.Node/CopyPart",
+    "/volley.cluster.v1.Node/CopyOpenPart",
     "/volley.cluster.v1.Node/DiscardParts",
     "/volley.cluster.v1.Node/DescribeWorker",
     "/volley.cluster.v1.Node/RunQueryTask",

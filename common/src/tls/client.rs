@@ -1,7 +1,7 @@
 //! The TLS of a client: which CAs it trusts, and its own certificate.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustls::pki_types::{ServerName, UnixTime};
@@ -188,6 +188,18 @@ pub fn https_config(trusts_system: bool) -> Result<ClientConfig> {
         )
     };
     let roots = if trusts_system { system_roots().map_err(no_roots)? } else { Arc::new(RootCertStore::empty()) };
+    https_config_with(roots)
+}
+
+/// The same, which trusts the CAs of the file `ca` of a setting.
+///
+/// # Errors
+/// INVALID_ARGUMENT: the file cannot be used.
+pub fn https_config_of(setting: &'static str, ca: &Path) -> Result<ClientConfig> {
+    https_config_with(trust_anchors(&TlsFile::new(setting, ca))?)
+}
+
+fn https_config_with(roots: Arc<RootCertStore>) -> Result<ClientConfig> {
     let unusable = |e: rustls::Error| Error::internal(format!("TLS: {e}"));
     let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS).map_err(unusable)?;
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();

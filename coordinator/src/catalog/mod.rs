@@ -82,6 +82,8 @@ pub use usage::TableUsage;
 pub struct Catalog {
     cluster: Option<Cluster>,
     nodes: BTreeMap<u64, Node>,
+    /// The nodes that are alive.
+    alive: BTreeSet<NodeId>,
     /// By id. A dropped table stays until its parts are purged.
     tables: BTreeMap<u64, Table>,
     /// Ids of existing tables, by name.
@@ -146,6 +148,7 @@ impl Catalog {
             RowKey::Cluster => self.cluster = None,
             RowKey::Node(id) => {
                 self.nodes.remove(id);
+                self.alive.remove(&NodeId(*id));
                 self.nodes_revision = parts::next_revision();
             }
             RowKey::Table(id) => self.unindex_table(*id),
@@ -223,6 +226,11 @@ impl Catalog {
     }
 
     fn index_node(&mut self, node: Node) {
+        let id = NodeId(node.id);
+        match node.is_alive() {
+            true => self.alive.insert(id),
+            false => self.alive.remove(&id),
+        };
         self.nodes.insert(node.id, node);
         self.nodes_revision = parts::next_revision();
     }
@@ -233,10 +241,18 @@ impl Catalog {
     }
 
     fn index_table(&mut self, table: Table) {
-        self.unindex_table(table.id);
+        let old = self.unindex_but_placement(table.id).filter(|old| old.dropped_ms == 0);
+        // As at most commits: a table may have thousands of shards.
+        let is_placed_as_before =
+            table.dropped_ms == 0 && old.as_ref().is_some_and(|old| old.placement == table.placement);
+        if let Some(old) = old.filter(|_| !is_placed_as_before) {
+            self.uncount_placement(&old);
+        }
         if table.dropped_ms == 0 {
             self.names.insert(table.name.clone(), table.id);
-            self.count_placement(&table);
+            if !is_placed_as_before {
+                self.count_placement(&table);
+            }
             self.count_in_quotas(&table);
             self.expiring.extend(expires_ms(&table).map(|at_ms| (at_ms, table.id)));
         }
@@ -255,19 +271,26 @@ impl Catalog {
     }
 
     fn unindex_table(&mut self, id: u64) {
+        if let Some(old) = self.unindex_but_placement(id).filter(|old| old.dropped_ms == 0) {
+            self.uncount_placement(&old);
+        }
+    }
+
+    /// Removes a table from all indexes but the counts of placed replicas.
+    fn unindex_but_placement(&mut self, id: u64) -> Option<Table> {
         self.aging.remove(&id);
-        let Some(old) = self.tables.remove(&id) else { return };
+        let old = self.tables.remove(&id)?;
         self.usage -= TableUsage::of_table(&old);
         if let Some(at_ms) = expires_ms(&old) {
             self.expiring.remove(&(at_ms, id));
         }
         if old.dropped_ms == 0 {
-            self.uncount_placement(&old);
             self.uncount_in_quotas(&old);
         }
         if self.names.get(&old.name) == Some(&id) {
             self.names.remove(&old.name);
         }
+        Some(old)
     }
 
     fn upsert_write(&mut self, write: Write) {

@@ -4,6 +4,7 @@
 //! in the sort order: some 300 bytes, and up to 256 for its statistics. Parts of one write share the string of the write's id.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -204,6 +205,12 @@ impl PartIndex {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &PartRow> {
         self.order.values().filter_map(|slot| self.slot(*slot))
+    }
+
+    /// The parts after a position, or all parts, by table and sort key.
+    pub(super) fn after(&self, last: Option<(u64, SortKey)>) -> impl Iterator<Item = &PartRow> {
+        let first = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.order.range((first, Bound::Unbounded)).filter_map(|(_, slot)| self.slot(*slot))
     }
 
     /// A table's parts that versions up to `version` added, in order, including removed ones.

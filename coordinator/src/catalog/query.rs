@@ -8,7 +8,7 @@ use volley_common::identity::missing_table;
 use volley_common::wire::catalog::{Cancelled, Cluster, Node, NodeState, Part, Pin, Table, Write};
 use volley_common::{Error, NodeId, PartId, Result, TableName};
 
-use super::{Catalog, PartRow, Revision, TableUsage};
+use super::{Catalog, PartRow, Revision, SortKey, TableUsage};
 
 impl Catalog {
     /// The cluster's row; `None` before `FormCluster`.
@@ -40,8 +40,8 @@ impl Catalog {
     }
 
     /// Ids of the nodes that are alive.
-    pub fn live_node_ids(&self) -> BTreeSet<NodeId> {
-        self.live_nodes().map(|node| NodeId(node.id)).collect()
+    pub fn live_node_ids(&self) -> &BTreeSet<NodeId> {
+        &self.alive
     }
 
     /// Nodes that get new parts, by id.
@@ -54,7 +54,7 @@ impl Catalog {
     /// # Errors
     /// UNAVAILABLE if no node is alive; the message says how many nodes there are.
     pub fn require_live_nodes(&self) -> Result<usize> {
-        let live = self.live_nodes().count();
+        let live = self.alive.len();
         if live > 0 {
             return Ok(live);
         }
@@ -140,6 +140,11 @@ impl Catalog {
     /// Every part, by table and then in row order.
     pub fn all_parts(&self) -> impl Iterator<Item = &PartRow> {
         self.parts.iter()
+    }
+
+    /// Every part after a position (table id and sort key), in the same order; `None`: from the first one on.
+    pub fn parts_after(&self, last: Option<(u64, SortKey)>) -> impl Iterator<Item = &PartRow> {
+        self.parts.after(last)
     }
 
     /// Every part of a table (by id), over all kept versions.

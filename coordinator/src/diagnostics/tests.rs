@@ -69,7 +69,7 @@ impl ClusterFixture {
     }
 
     fn health(&self) -> ReplicationHealth {
-        ReplicationHealth::of(&self.catalog, &self.catalog.live_node_ids(), NOW)
+        ReplicationHealth::of(&self.catalog, self.catalog.live_node_ids(), NOW)
     }
 
     fn snapshot(&self) -> ClusterSnapshot<'_> {

@@ -9,6 +9,7 @@ use arrow_flight::Action;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use futures::TryStreamExt;
 use http::{HeaderMap, HeaderValue};
+use serde_json::{Value, json};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 use volley_common::grpc::DO_ACTION;
@@ -30,10 +31,15 @@ use crate::service::key_rotation::rotate_keys;
 use crate::service::tickets::ticket_key;
 
 /// Names and descriptions of these actions.
-pub const ACTIONS: [(&str, &str); 9] = [
+pub const ACTIONS: [(&str, &str); 11] = [
     ("cluster_status", "Green, yellow or red; coordinators, leader, nodes and sums, as JSON"),
     ("explain", r#"Where each shard of a table is, where it should be, and why it is not there yet: {"table"}"#),
     ("list_versions", r#"The versions of a table that can be read now: {"table"}"#),
+    ("list_writes", r#"The open writes, as JSON: {"writes": [{"write_id", "table", "mode", ...}], "more"}"#),
+    (
+        "list_audit",
+        r#"The newest lines of the audit log of the coordinator that answers, as JSON: {"coordinator", "lines"}"#,
+    ),
     (
         "drain_node",
         r#"Copy a node's parts to other nodes, and report what is left: {"node": id, its first digits or HOST:PORT, "begin": false to only report}"#,
@@ -88,6 +94,18 @@ pub async fn run(
         ("cluster_status", None) => {
             let EmptyBody {} = parse(name, body)?;
             services.status.cluster_status(call.access()).await?
+        }
+        ("list_writes", None) => {
+            let EmptyBody {} = parse(name, body)?;
+            admin.list_writes(call.access()).await?
+        }
+        ("list_audit", None) => {
+            let EmptyBody {} = parse(name, body)?;
+            let lines = services.audit.newest_lines();
+            let of_json = |lines: Vec<String>| -> Vec<Value> {
+                lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+            };
+            json!({ "coordinator": services.raft.id(), "lines": lines.map(of_json) })
         }
         ("drain_node", None) => {
             let drain: DrainNodeBody = parse(name, body)?;

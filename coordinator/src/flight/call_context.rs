@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use http::{Extensions, HeaderMap, HeaderValue};
 use volley_common::identity::Access;
 use volley_common::server::audit::{AuditEvent, AuditKind, AuditLog, REQUEST_ID_HEADER};
+use volley_common::telemetry::trace::note;
 use volley_common::{Error, Result, TableName};
 
 use super::rights::Requirement;
@@ -54,10 +55,12 @@ impl CallContext {
         requirement.check_table(&self.access, table.components())
     }
 
-    /// Notes for the audit log the table, or the prefix, that the call is about.
+    /// Notes for the audit log, and for the span, the table, or the prefix, that the call is about.
     pub fn note_table(&self, name: &[String]) {
         // Of several tables the first one.
-        let _ = self.table.set(name.to_vec());
+        if self.table.set(name.to_vec()).is_ok() {
+            note("volley.table", || name.join("/"));
+        }
     }
 
     /// Notes for the audit log what else the call is about; nothing secret.

@@ -9,6 +9,7 @@ use prost_types::Timestamp;
 use serde_json::json;
 use volley_common::grpc::PREFIX;
 use volley_common::http2::{ReplyBody, grpc_message};
+use volley_common::local_read::socket_hints::{self, LOCAL_KEY};
 use volley_common::wire::catalog::DescriptorKind;
 use volley_common::{Error, Result, TableName};
 
@@ -40,8 +41,8 @@ pub fn reply(descriptor: &[u8], plan: &ReadPlan) -> Result<Response<ReplyBody>> 
 /// The encoding is written by hand: with thousands of endpoints, building message structs would cost more than the rest of
 /// the call.
 pub fn encode(descriptor: &[u8], plan: &ReadPlan, prefix_len: usize) -> Vec<u8> {
-    let app_metadata = json!({ "table": plan.name.join("/"), "version": plan.version }).to_string();
     let endpoints = EndpointEncoder::new(plan);
+    let app_metadata = endpoints.app_metadata();
     let other_fields = plan.schema.len() + descriptor.len() + app_metadata.len() + 64;
     let mut out = Vec::with_capacity(prefix_len + other_fields + endpoints.estimated_len());
     out.resize(prefix_len, 0);
@@ -85,6 +86,20 @@ impl<'a> EndpointEncoder<'a> {
                 || !plan.version_plan.uris.iter().all(|uri| plan.listener.permits(uri)),
             common_fields: expiry.encode_to_vec(),
         }
+    }
+
+    /// The table and the version, as JSON; and the local sockets of nodes whose locations are listed, once for all endpoints.
+    fn app_metadata(&self) -> String {
+        let ReadPlan { name, version, version_plan, .. } = self.plan;
+        let mut metadata = json!({ "table": name.join("/"), "version": version });
+        if self.plan.offers_local_reads && !self.is_proxy {
+            let sockets = version_plan.local_sockets.iter();
+            let sockets = sockets.filter_map(|(at, socket)| Some((version_plan.uris.get(*at)?.as_str(), socket)));
+            if let Some(sockets) = socket_hints::to_json(sockets) {
+                metadata[LOCAL_KEY] = sockets;
+            }
+        }
+        metadata.to_string()
     }
 
     fn estimated_len(&self) -> usize {
@@ -196,9 +211,10 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
+    use serde_json::Value;
     use volley_common::PartId;
     use volley_common::ticket::TicketKey;
-    use volley_common::wire::catalog::{Node, NodeState, Part, Row, Table, TableSpec, row};
+    use volley_common::wire::catalog::{LocalSocket, Node, NodeState, Part, Row, Table, TableSpec, row};
     use volley_common::wire::cluster as wire;
 
     use super::*;
@@ -238,7 +254,7 @@ mod tests {
             put(row::Row::Part(Part { id, seq, table: 1, added: 3, rows, holders, ..Part::default() }));
         }
         let table = Table { id: 1, ..table("t") };
-        let version_plan = plan_endpoints(&catalog, &table, 3, 99, None, &catalog.live_node_ids(), "").unwrap();
+        let version_plan = plan_endpoints(&catalog, &table, 3, 99, None, catalog.live_node_ids(), "").unwrap();
         ReadPlan {
             rows: Some(version_plan.rows),
             name: vec!["a".into(), "t".into()],
@@ -258,7 +274,34 @@ mod tests {
             bytes: None,
             ordered: true,
             expires_ms: 1500,
+            offers_local_reads: true,
         }
+    }
+
+    fn app_metadata_with(change: impl FnOnce(&mut ReadPlan)) -> Value {
+        let mut plan = read_plan(2);
+        let mut version_plan = (*plan.version_plan).clone();
+        let socket = LocalSocket { machine: "m".into(), path: "/s".into(), uid: 7, id: 255 };
+        version_plan.local_sockets = vec![(1, socket)];
+        plan.version_plan = Arc::new(version_plan);
+        change(&mut plan);
+        let info = FlightInfo::decode(&encode(b"", &plan, 0)[..]).unwrap();
+        serde_json::from_slice(&info.app_metadata).unwrap()
+    }
+
+    #[test]
+    fn local_sockets_are_listed_with_the_locations_of_nodes() {
+        let socket = json!({ "id": "00000000000000ff", "machine": "m", "socket": "/s", "uid": 7 });
+        let with_local = json!({ "table": "a/t", "version": 3, "local": { "grpc+tcp://n2:1": socket } });
+        let without = json!({ "table": "a/t", "version": 3 });
+        assert_eq!(app_metadata_with(|_| {}), with_local);
+        assert_eq!(app_metadata_with(|plan| plan.offers_local_reads = false), without);
+        assert_eq!(app_metadata_with(|plan| plan.listener.locations = Locations::Proxy), without);
+        assert_eq!(
+            app_metadata_with(|plan| plan.listener.client_tls = true),
+            without,
+            "no address of a node is listed"
+        );
     }
 
     #[test]

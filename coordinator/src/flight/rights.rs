@@ -63,7 +63,7 @@ const METHODS: [(&str, Requirement, AuditKind); 10] = [
 ];
 
 /// Every action, and what it requires.
-const ACTIONS: [(&str, Requirement, AuditKind); 48] = [
+const ACTIONS: [(&str, Requirement, AuditKind); 50] = [
     ("create_table", Table(Role::Writer), Write),
     ("drop_table", Table(Role::Owner), Admin),
     ("restore_version", Table(Role::Owner), Admin),
@@ -97,6 +97,9 @@ const ACTIONS: [(&str, Requirement, AuditKind); 48] = [
     ("cluster_status", Cluster(Role::Operator), Read),
     ("explain", Table(Role::Reader), Read),
     ("list_versions", Table(Role::Reader), Read),
+    ("list_writes", Cluster(Role::Operator), Read),
+    // Who reads the audit log is in it.
+    ("list_audit", Cluster(Role::Admin), Admin),
     ("drain_node", Cluster(Role::Operator), Admin),
     ("undrain_node", Cluster(Role::Operator), Admin),
     ("remove_node", Cluster(Role::Operator), Admin),

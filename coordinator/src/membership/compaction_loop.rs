@@ -61,7 +61,7 @@ impl CompactionState {
     /// Records how ordered compactions ended, and selects the tables of the next round.
     fn begin_round(&mut self, catalog: &Catalog, now: Instant) -> CompactionRound {
         self.record_ended(catalog, now);
-        let alive = catalog.live_node_ids();
+        let alive = catalog.live_node_ids().clone();
         let mut load: BTreeMap<NodeId, usize> = catalog.writable_nodes().map(|node| (NodeId(node.id), 0)).collect();
         let nodes = (alive.clone(), load.keys().copied().collect());
         if self.nodes != nodes {

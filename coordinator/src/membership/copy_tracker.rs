@@ -18,6 +18,8 @@ const FAILURE_BACKOFF: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub struct CopyTracker {
     in_progress: HashMap<PartId, CopyInProgress>,
+    /// The parts of these copies, by target and order: a large cluster makes tens of thousands at once.
+    orders: HashMap<(NodeId, u64), PartId>,
     /// Copied parts: the node, and when the copy finished.
     cooling_down: HashMap<PartId, (NodeId, Instant)>,
     failed: HashMap<(PartId, NodeId), Instant>,
@@ -33,7 +35,14 @@ struct CopyInProgress {
 impl CopyTracker {
     /// Drops entries whose time has passed.
     pub fn expire(&mut self, now: Instant) {
-        self.in_progress.retain(|_, copy| now.duration_since(copy.since) < ORDER_TIMEOUT);
+        let (in_progress, orders) = (&mut self.in_progress, &mut self.orders);
+        in_progress.retain(|_, copy| {
+            let is_recent = now.duration_since(copy.since) < ORDER_TIMEOUT;
+            if !is_recent {
+                orders.remove(&(copy.to, copy.order));
+            }
+            is_recent
+        });
         self.cooling_down.retain(|_, (_, since)| now.duration_since(*since) < COOLDOWN);
         self.failed.retain(|_, since| now.duration_since(*since) < FAILURE_BACKOFF);
     }
@@ -71,14 +80,17 @@ impl CopyTracker {
 
     /// Records an order to copy a part from `from` to `to`.
     pub fn start(&mut self, part: PartId, to: NodeId, from: NodeId, order: u64, now: Instant) {
-        self.in_progress.insert(part, CopyInProgress { to, from, order, since: now });
+        let before = self.in_progress.insert(part, CopyInProgress { to, from, order, since: now });
+        if let Some(before) = before {
+            self.orders.remove(&(before.to, before.order));
+        }
+        self.orders.insert((to, order), part);
     }
 
     /// Records the end of an order. A part that was not copied can immediately be ordered from another node. Orders
     /// that are no copies are ignored.
     pub fn finish(&mut self, node: NodeId, order: u64, copied: bool, now: Instant) {
-        let part = self.in_progress.iter().find(|(_, copy)| (copy.to, copy.order) == (node, order));
-        let Some(part) = part.map(|(part, _)| *part) else { return };
+        let Some(part) = self.orders.remove(&(node, order)) else { return };
         self.in_progress.remove(&part);
         if copied {
             self.cooling_down.insert(part, (node, now));
@@ -90,6 +102,7 @@ impl CopyTracker {
     /// Drops the orders of a node whose session ended.
     pub fn forget_node(&mut self, node: NodeId) {
         self.in_progress.retain(|_, copy| copy.to != node);
+        self.orders.retain(|(to, _), _| *to != node);
     }
 }
 
@@ -112,6 +125,25 @@ mod tests {
         assert!(!copies.is_busy(PartId(1), now + COOLDOWN));
         copies.expire(now + COOLDOWN);
         assert!(copies.in_progress.is_empty() && copies.cooling_down.is_empty() && copies.failed.is_empty());
+    }
+
+    #[test]
+    fn late_end_of_an_order_ends_no_later_one() {
+        let (mut copies, now) = (CopyTracker::default(), Instant::now());
+        copies.start(PartId(1), NODE, SOURCE, 7, now);
+        copies.expire(now + ORDER_TIMEOUT);
+        copies.start(PartId(1), NODE, SOURCE, 8, now + ORDER_TIMEOUT);
+        copies.start(PartId(2), NODE, SOURCE, 9, now);
+        copies.start(PartId(2), SOURCE, NODE, 10, now);
+        copies.start(PartId(3), NODE, SOURCE, 11, now);
+        copies.forget_node(SOURCE);
+        for (node, order) in [(NODE, 7), (NODE, 9), (SOURCE, 10), (SOURCE, 8)] {
+            copies.finish(node, order, true, now);
+        }
+        assert_eq!(copies.in_progress(), BTreeMap::from([(PartId(1), NODE), (PartId(3), NODE)]));
+        assert!(copies.cooling_down.is_empty() && copies.orders.len() == 2);
+        [8, 11].into_iter().for_each(|order| copies.finish(NODE, order, true, now));
+        assert!(copies.in_progress.is_empty() && copies.orders.is_empty() && copies.cooling_down.len() == 2);
     }
 
     #[test]

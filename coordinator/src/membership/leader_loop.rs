@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
+use prost::Message;
 use tokio::time::MissedTickBehavior;
 use volley_common::clock::span;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply;
 use volley_common::wire::catalog::{Expire, ExpiredTable};
-use volley_common::wire::cluster::CancelledFlights;
 use volley_common::wire::cluster::node_order::What;
+use volley_common::wire::cluster::{CancelledFlights, Members};
 use volley_common::{NodeId, Result};
 
 use super::NodeMembership;
@@ -22,8 +24,14 @@ use crate::catalog_scan::scan_catalog;
 const PERIOD: Duration = Duration::from_secs(1);
 /// Without a round for this long, the process was stopped.
 const STALL: Duration = Duration::from_secs(3);
+/// How many nodes are marked as unreachable at once; their commands share commits.
+const CONCURRENT_MARKS: usize = 256;
 /// The least time between two broadcasts of catalog changes.
 const BROADCAST_INTERVAL: Duration = Duration::from_millis(50);
+/// Bytes of lists of members that are queued at once: with thousands of nodes the list is long, and all of them get it.
+const MEMBERS_BYTES: usize = 64 << 20;
+/// The least time between two batches of such lists, if one is not enough for all nodes.
+pub(super) const MEMBERS_BATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// The members are broadcast at least this often: nodes record how far the catalog was with every order.
 const MEMBERS_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -95,9 +103,7 @@ impl NodeMembership {
         if let Err(error) = self.refresh_expected_digests().await {
             tracing::warn!(%error, "digesting the catalog failed; trying again");
         }
-        for (node, boot) in self.timed_out_nodes() {
-            self.set_unreachable(node, boot).await;
-        }
+        self.mark_timed_out().await;
         self.close_unreachable_sessions();
         self.broadcast_changes();
         self.rebalance().await;
@@ -133,6 +139,13 @@ impl NodeMembership {
         let expected = scan_catalog(&self.raft, move |catalog| ExpectedDigests::of(catalog, applied)).await?;
         self.state.lock().expected = expected;
         Ok(())
+    }
+
+    /// Marks the nodes that have timed out as unreachable: many at once, because thousands may have shared a zone.
+    pub(super) async fn mark_timed_out(&self) {
+        for nodes in self.timed_out_nodes().chunks(CONCURRENT_MARKS) {
+            join_all(nodes.iter().map(|(node, boot)| self.set_unreachable(*node, *boot))).await;
+        }
     }
 
     /// Nodes that are alive in the catalog, but have sent no report within the node timeout.
@@ -171,22 +184,54 @@ impl NodeMembership {
             (self.members(&catalog), cancelled)
         };
         let flights: Vec<u64> = cancelled.iter().map(|c| c.flight).collect();
-        let (members_changed, cancelled_changed) = {
+        let cancelled_changed = {
             let mut state = self.state.lock();
             let now = Instant::now();
             let due = state.members_sent.is_none_or(|at| now.duration_since(at) >= MEMBERS_INTERVAL);
             let changed = (due || state.members != members, state.cancelled != flights);
             if changed.0 {
                 state.members_sent = Some(now);
+                state.members_generation += 1;
             }
             (state.members, state.cancelled) = (members.clone(), flights);
-            changed
+            changed.1
         };
-        if members_changed {
-            self.broadcast(&What::Members(members));
-        }
+        self.send_members(&members, MEMBERS_BYTES, Instant::now());
         if cancelled_changed {
             self.broadcast(&What::Cancelled(CancelledFlights { flights: cancelled }));
+        }
+    }
+
+    /// Sends the members to the sessions that do not have the newest list: to all of them, or, if that were more than `most_bytes`,
+    /// to some, those with the oldest list first. The next rounds send it to the others.
+    pub(super) fn send_members(&self, members: &Members, most_bytes: usize, now: Instant) {
+        let nodes: Vec<NodeId> = {
+            let mut state = self.state.lock();
+            let newest = state.members_generation;
+            let outdated = state.sessions.iter().filter(|(_, session)| session.members_generation != newest);
+            let mut outdated: Vec<(u64, NodeId)> =
+                outdated.map(|(node, session)| (session.members_generation, *node)).collect();
+            if outdated.is_empty() {
+                return;
+            }
+            let most = (most_bytes / members.encoded_len().max(1)).max(1);
+            if outdated.len() > most {
+                if state.members_batch.is_some_and(|at| now.duration_since(at) < MEMBERS_BATCH_INTERVAL) {
+                    return;
+                }
+                outdated.select_nth_unstable(most);
+                outdated.truncate(most);
+            }
+            state.members_batch = Some(now);
+            for (_, node) in &outdated {
+                if let Some(session) = state.sessions.get_mut(node) {
+                    session.members_generation = newest;
+                }
+            }
+            outdated.into_iter().map(|(_, node)| node).collect()
+        };
+        for node in nodes {
+            self.send_order(node, What::Members(members.clone()));
         }
     }
 }

@@ -87,8 +87,11 @@ struct MembershipState {
     /// When each node's last report arrived. Set before a node is registered, so that it is not immediately marked as
     /// unreachable.
     last_heard: BTreeMap<NodeId, Instant>,
-    /// The members that were last broadcast to all sessions.
+    /// The newest list of members, which sessions get, and its number.
     members: Members,
+    members_generation: u64,
+    /// When the list was last sent to some sessions.
+    members_batch: Option<Instant>,
     /// The cancelled flights that were last broadcast to all sessions.
     cancelled: Vec<u64>,
     /// When the members were last broadcast, changed or not.
@@ -108,6 +111,8 @@ struct NodeSession {
     boot: u64,
     orders: OrderSender,
     check: InventoryCheck,
+    /// The number of the list of members that was last sent to the node.
+    members_generation: u64,
     /// The epoch of the users and grants that were last sent to the node.
     identity_epoch: u64,
     /// Since when the node has not received users and grants that were sent, or are to be; `None`: it has.

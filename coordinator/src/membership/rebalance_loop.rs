@@ -10,12 +10,11 @@ use volley_common::wire::cluster::node_order::What;
 use volley_common::{NodeId, PartId, Result};
 
 use super::NodeMembership;
-use crate::catalog_scan::scan_catalog;
-use crate::scheduler::repair::{CopyDecision, CopyOrder};
+use crate::catalog::{Catalog, PartRow};
+use crate::catalog_scan::{scan_catalog, scan_parts};
+use crate::scheduler::repair::{CopyCapacity, CopyDecision, CopyOrder, CopyScan};
 use crate::scheduler::{NodeSets, over_replicated, rebalance, repair};
 
-/// Maximum number of parts in the copy queue; the next scan finds the others.
-const MAX_QUEUED: usize = 10_000;
 /// Maximum number of parts of the queue that are examined at a time.
 const MAX_EXAMINED: usize = 512;
 /// Maximum number of excess copies that one scan removes.
@@ -95,16 +94,19 @@ impl NodeMembership {
         let placement_unchanged = !placement_due || self.update_placement(&nodes).await?;
         let scan_started = Instant::now();
         let scanned_nodes = nodes.clone();
-        let (queue, excess) = scan_catalog(&self.raft, move |catalog| {
-            let (queue, _) = repair::parts_to_copy(catalog, &scanned_nodes, MAX_QUEUED);
-            // Right after a change of placement the copies at the old nodes are still needed.
-            let excess = match placement_unchanged {
-                true => over_replicated::excess_copies(catalog, &scanned_nodes, MAX_EXCESS),
-                false => Vec::new(),
+        let state = (CopyScan::new(repair::queue_limit(&nodes)), Vec::new());
+        let scan =
+            move |catalog: &Catalog, parts: &[&PartRow], (copies, excess): &mut (CopyScan, Vec<HolderChange>)| {
+                copies.examine(catalog, &scanned_nodes, parts.iter().copied());
+                // Right after a change of placement the copies at the old nodes are still needed.
+                if placement_unchanged && excess.len() < MAX_EXCESS {
+                    let limit = MAX_EXCESS - excess.len();
+                    let parts = parts.iter().copied();
+                    excess.extend(over_replicated::excess_copies_of(catalog, &scanned_nodes, limit, parts));
+                }
             };
-            (queue, excess)
-        })
-        .await?;
+        let finish = |(copies, excess): (CopyScan, Vec<HolderChange>)| (copies.finish().0, excess);
+        let (queue, excess) = scan_parts(&self.raft, state, scan, finish).await?;
         let idle = placement_due && placement_unchanged && queue.is_empty() && excess.is_empty();
         {
             let mut state = self.state.lock();
@@ -189,8 +191,9 @@ impl NodeMembership {
     fn order_copies(&self) {
         let (nodes, now) = (self.node_sets(), Instant::now());
         for (id, copy) in self.next_copies(&nodes, now) {
+            let kind = if copy.moves { "rebalance" } else { "repair" };
             if let Some(number) = self.send_order(copy.to, What::Copy(copy.order)) {
-                metrics::counter!("volley_repair_copies_ordered_total").increment(1);
+                metrics::counter!("volley_repair_copies_ordered_total", "kind" => kind).increment(1);
                 self.state.lock().copies.start(id, copy.to, copy.from, number, now);
             }
         }
@@ -200,9 +203,10 @@ impl NodeMembership {
         let catalog = self.raft.view();
         let mut state = self.state.lock();
         let mut load = state.copies.load();
+        let mut capacity = CopyCapacity::of(&load, nodes);
         let (mut copies, mut waiting) = (Vec::new(), Vec::new());
         for _ in 0..MAX_EXAMINED {
-            if load.is_full(nodes) {
+            if capacity.is_exhausted() {
                 break;
             }
             let Some(id) = state.rebalance.queue.pop_front() else { break };
@@ -212,6 +216,7 @@ impl NodeMembership {
             match repair::next_copy(&catalog, nodes, &load, id) {
                 CopyDecision::Order(copy) if state.sessions.contains_key(&copy.to) => {
                     load.add(&copy);
+                    capacity.add(&load, &copy);
                     copies.push((id, *copy));
                 }
                 CopyDecision::Wait => waiting.push(id),

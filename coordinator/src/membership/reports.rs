@@ -127,7 +127,7 @@ impl NodeMembership {
         session.busy.extend(parts.iter().filter_map(|part| part.id.as_ref()).map(PartId::from));
         let plan = {
             let catalog = self.raft.read().await?;
-            reconcile_held(&catalog, session.node, parts, session.history, &catalog.live_node_ids())
+            reconcile_held(&catalog, session.node, parts, session.history, catalog.live_node_ids())
         };
         self.apply_reconcile_plan(session.node, plan).await
     }
@@ -141,7 +141,7 @@ impl NodeMembership {
         // After this every committed command is applied here: a write that is not open now will never be open again.
         drop(self.raft.read().await?);
         let plan = scan_catalog(&self.raft, move |catalog| {
-            reconcile(catalog, node, &inventory, &before, &busy, history, &catalog.live_node_ids())
+            reconcile(catalog, node, &inventory, &before, &busy, history, catalog.live_node_ids())
         });
         self.apply_reconcile_plan(node, plan.await?).await?;
         if history == CatalogHistory::Recovered {

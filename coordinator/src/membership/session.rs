@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use volley_common::cluster_id::{Relation, relation};
+use volley_common::local_read::socket_hints::is_sound;
 use volley_common::tls::Caller;
 use volley_common::wire::PROTOCOL;
 use volley_common::wire::catalog::command::Op;
@@ -40,7 +41,7 @@ pub(super) struct ReceivedReport {
 }
 
 /// The state of one session that only its own task uses.
-pub(super) struct SessionState {
+pub struct SessionState {
     pub(super) node: NodeId,
     pub(super) session: u64,
     pub(super) boot: u64,
@@ -57,7 +58,8 @@ pub(super) struct SessionState {
 }
 
 impl SessionState {
-    pub(super) fn new(node: NodeId, session: u64, boot: u64) -> SessionState {
+    /// That of a session of the catalog's complete history: its node, its id, and the boot id of the node's process.
+    pub fn new(node: NodeId, session: u64, boot: u64) -> SessionState {
         SessionState {
             node,
             session,
@@ -183,12 +185,17 @@ impl NodeMembership {
             listen::check_advertise(uri).map_err(|e| e.at("the node's Flight address"))?;
         }
         listen::check_advertise(&node.peer_addr).map_err(|e| e.at("the node's peer address"))?;
+        // A node on a system without boot ids has one that no client can use.
+        node.local_socket = node.local_socket.filter(is_sound);
         node.state = NodeState::Alive as i32;
         Ok(node)
     }
 
-    /// Opens the session, closes an older one of the same node, and sends the welcome as the first order.
-    pub(super) fn open_session(
+    /// Opens the session, closes an older one of the same node, and sends the welcome as the first order; returns the session's id.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: this coordinator does not lead, is stopping, or its cluster is not formed.
+    pub fn open_session(
         &self,
         node: NodeId,
         boot: u64,
@@ -226,6 +233,8 @@ impl NodeMembership {
             boot,
             orders,
             check: InventoryCheck::default(),
+            // The welcome has this list, or a newer one.
+            members_generation: state.members_generation,
             identity_epoch,
             identity_waits_since: None,
             close,
@@ -237,7 +246,7 @@ impl NodeMembership {
     }
 
     /// Handles reports until the stream ends, including those that arrived before; returns why it ended.
-    pub(super) async fn serve_session(
+    pub async fn serve_session(
         &self,
         mut session: SessionState,
         reports: impl Stream<Item = Result<NodeReport, Status>> + Unpin,

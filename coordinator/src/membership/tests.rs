@@ -1,16 +1,18 @@
 //! Sessions of a single coordinator.
 #![allow(clippy::unwrap_used)]
 
+use prost::Message;
 use tempfile::TempDir;
 use tokio_stream::wrappers::ReceiverStream;
 use volley_common::PartId;
 use volley_common::wire::catalog::command::Op;
-use volley_common::wire::catalog::{CancelFlight, Node};
+use volley_common::wire::catalog::{CancelFlight, Node, RegisterNode};
 use volley_common::wire::cluster::node_report::Report;
 use volley_common::wire::cluster::{
     Heartbeat, HeldPart, Inventory, LostParts, NodeReport, QuarantineParts, SendInventory, Welcome,
 };
 
+use super::leader_loop::MEMBERS_BATCH_INTERVAL;
 use super::session::{ReceivedReport, SessionState};
 use super::*;
 use crate::raft::testing::single_leader;
@@ -118,6 +120,63 @@ async fn second_process_of_a_node_in_session_is_refused() {
     let restarted = node(2);
     let (second, ()) = tokio::join!(membership.require_only_process(&restarted), async { drop(queued) });
     let _ = second.expect("a restarted node");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_that_time_out_are_marked_in_one_round() {
+    let (_dir, membership) = single_coordinator().await;
+    let register = |id| {
+        let node = Some(Node { id, boot: id + 10, ..Node::default() });
+        membership.raft.propose(Op::RegisterNode(RegisterNode { node }))
+    };
+    let registered = futures::future::join_all((1..=300).map(register)).await;
+    assert!(registered.iter().all(Result::is_ok));
+    membership.mark_timed_out().await;
+    assert_eq!(membership.raft.view().live_node_ids().len(), 300, "it does not lead long enough");
+    let timeout = membership.node_timeout();
+    {
+        let mut state = membership.state.lock();
+        state.leader_since = Instant::now().checked_sub(2 * timeout);
+        state.last_heard.insert(NODE, Instant::now());
+    }
+    membership.mark_timed_out().await;
+    assert!(membership.raft.view().live_node_ids().iter().eq([&NODE]));
+    let catalog = membership.raft.view();
+    assert!(catalog.nodes().filter(|node| node.id != NODE.0).all(|node| node.unreachable_since_ms > 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_list_of_members_goes_to_some_nodes_at_a_time() {
+    let (_dir, membership) = single_coordinator().await;
+    let mut queues = Vec::new();
+    for id in 1..=5 {
+        let (orders, mut queued) = mpsc::channel(9);
+        let close = CancellationToken::new();
+        membership.open_session(NodeId(id), 1, orders, close, CatalogHistory::Complete).unwrap();
+        let welcome = queued.recv().await.unwrap().unwrap();
+        assert!(matches!(welcome.what, Some(What::Welcome(_))));
+        queues.push(queued);
+    }
+    let members = Members { coordinator_peer: vec!["c:1".into()], ..Members::default() };
+    let two = 2 * members.encoded_len();
+    // The nodes that get a list.
+    let mut round = |now| {
+        membership.send_members(&members, two, now);
+        let is_list = |order| matches!(order, Ok(Ok(NodeOrder { what: Some(What::Members(_)), .. })));
+        (1..).zip(&mut queues).filter_map(|(id, queue)| is_list(queue.try_recv()).then_some(id)).collect::<Vec<u64>>()
+    };
+    let mut now = Instant::now();
+    assert!(round(now).is_empty(), "their welcomes have it");
+    membership.state.lock().members_generation += 1;
+    assert_eq!(round(now), [1, 2]);
+    assert!(round(now).is_empty(), "too early");
+    now += MEMBERS_BATCH_INTERVAL;
+    membership.state.lock().members_generation += 1;
+    assert_eq!(round(now), [3, 4], "those with the oldest lists");
+    now += MEMBERS_BATCH_INTERVAL;
+    assert_eq!(round(now), [1, 5]);
+    assert_eq!(round(now), [2], "so few at once");
+    assert!(round(now).is_empty());
 }
 
 /// After a recovery: once the node is told that it is reconciled, parts that the catalog does not list are deleted.

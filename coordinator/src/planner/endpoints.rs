@@ -1,11 +1,11 @@
 //! The endpoints of a read: splits a version of a table into streams, and ranks the nodes that can serve each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use prost::Message;
 use volley_common::ipc::statistics::{BoundFilter, part_may_match};
-use volley_common::wire::catalog::Table;
+use volley_common::wire::catalog::{LocalSocket, Table};
 use volley_common::wire::cluster::{Ticket, TicketPart};
 use volley_common::{Error, NodeId, Result};
 
@@ -25,6 +25,8 @@ pub struct VersionPlan {
     pub uris: Vec<String>,
     /// These nodes, in the same order.
     pub nodes: Vec<NodeId>,
+    /// Where clients on the machines of these nodes get the files of parts, each with the index of the node's URI.
+    pub local_sockets: Vec<(usize, LocalSocket)>,
     /// The streams, in row order.
     pub endpoints: Vec<EndpointPlan>,
     /// Rows of all endpoints.
@@ -169,26 +171,30 @@ fn plan_parts(
     alive: &BTreeSet<NodeId>,
     listener: &str,
 ) -> Result<VersionPlan> {
-    let (uris, degraded) = (uris(catalog, alive, listener), degraded(catalog, alive));
     if parts.is_empty() {
-        return Ok(plan_without_parts(&uris, limit));
+        return Ok(plan_without_parts(&uris(catalog, alive, listener), limit));
     }
+    // A large cluster has far more nodes than those of the parts.
+    let holders: HashSet<u64> = parts.iter().flat_map(|part| part.holders.iter().copied()).collect();
+    let alive: BTreeSet<NodeId> = holders.into_iter().map(NodeId).filter(|node| alive.contains(node)).collect();
+    let (uris, degraded) = (uris(catalog, &alive, listener), degraded(catalog, &alive));
     let runs = split_into_runs(parts, max_endpoints);
     let mut holders = Vec::with_capacity(runs.len());
     for run in &runs {
-        require_live_holders(catalog, table, run, alive)?;
+        require_live_holders(catalog, table, run, &alive)?;
         holders.push(rank_holders(run, &uris, &degraded));
     }
     let listed: Vec<NodeId> = select_nodes(&holders).into_iter().collect();
     let mut plan = VersionPlan {
         uris: listed.iter().filter_map(|node| uris.get(node)).map(|uri| uri.to_string()).collect(),
         nodes: listed.clone(),
+        local_sockets: local_sockets(catalog, &listed),
         part_shards: parts.iter().map(|part| part.shard).collect(),
         ..VersionPlan::default()
     };
     for (run, holders) in runs.iter().zip(&holders) {
         let rows_left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(plan.rows));
-        let parts = run.iter().map(|part| ticket_part(part, alive, &degraded)).collect();
+        let parts = run.iter().map(|part| ticket_part(part, &alive, &degraded)).collect();
         let locations = holders.iter().filter_map(|holder| holder.location(&listed)).collect();
         let endpoint = plan_endpoint(parts, locations, rows_left);
         plan.rows += endpoint.rows;
@@ -234,6 +240,12 @@ fn split_into_runs<'a, 'p>(parts: &'a [&'p PartRow], max_runs: usize) -> Vec<&'a
 fn uris<'a>(catalog: &'a Catalog, alive: &BTreeSet<NodeId>, listener: &str) -> BTreeMap<NodeId, &'a str> {
     let nodes = alive.iter().filter_map(|id| catalog.node(*id));
     nodes.filter_map(|node| Some((NodeId(node.id), node_address(node, listener)?))).collect()
+}
+
+/// The local sockets of these nodes, each with its index.
+fn local_sockets(catalog: &Catalog, nodes: &[NodeId]) -> Vec<(usize, LocalSocket)> {
+    let socket = |node: &NodeId| catalog.node(*node)?.local_socket.clone();
+    nodes.iter().enumerate().filter_map(|(at, node)| Some((at, socket(node)?))).collect()
 }
 
 /// Live nodes that are degraded: a part is read from them only if no other node holds it.
@@ -292,10 +304,13 @@ impl RunHolder {
 /// The live holders of a run: those with most of its parts first, degraded ones last.
 fn rank_holders(run: &[&PartRow], uris: &BTreeMap<NodeId, &str>, degraded: &BTreeSet<NodeId>) -> Vec<RunHolder> {
     let mut ranked: Vec<RunHolder> = Vec::new();
+    // A run of many parts has many holders.
+    let mut positions: HashMap<NodeId, usize> = HashMap::new();
     for node in run.iter().flat_map(|part| part.holders.iter()).map(|node| NodeId(*node)) {
-        match ranked.iter_mut().find(|known| known.node == node) {
-            Some(known) => known.parts += 1,
+        match positions.get(&node) {
+            Some(at) => ranked[*at].parts += 1,
             None if uris.contains_key(&node) => {
+                positions.insert(node, ranked.len());
                 ranked.push(RunHolder { node, degraded: degraded.contains(&node), parts: 1, rank: 0 });
             }
             None => {}
@@ -313,26 +328,33 @@ fn rank_holders(run: &[&PartRow], uris: &BTreeMap<NodeId, &str>, degraded: &BTre
 /// The nodes that the FlightInfo lists: all, or as many as [`MAX_URIS`] allows. Then a greedy cover keeps a location for as
 /// many endpoints as possible: each next node serves most endpoints without a location, and of those most endpoints at all.
 fn select_nodes(holders: &[Vec<RunHolder>]) -> BTreeSet<NodeId> {
-    let all: BTreeSet<NodeId> = holders.iter().flatten().map(|holder| holder.node).collect();
-    if all.len() < MAX_URIS {
-        return all;
+    // The endpoints that each node serves.
+    let mut serves: HashMap<NodeId, Vec<usize>> = HashMap::new();
+    for (at, endpoint) in holders.iter().enumerate() {
+        endpoint.iter().for_each(|holder| serves.entry(holder.node).or_default().push(at));
     }
-    let mut selected = BTreeSet::new();
+    if serves.len() < MAX_URIS {
+        return serves.into_keys().collect();
+    }
+    // (endpoints without a location that the node serves, endpoints that it serves)
+    let mut gains: HashMap<NodeId, (usize, usize)> =
+        serves.iter().map(|(node, endpoints)| (*node, (endpoints.len(), endpoints.len()))).collect();
+    let (mut selected, mut served) = (BTreeSet::new(), vec![false; holders.len()]);
     while selected.len() < MAX_URIS - 1 {
-        // (endpoints without a location that the node serves, endpoints that it serves)
-        let mut gain: BTreeMap<NodeId, (usize, usize)> = BTreeMap::new();
-        for endpoint in holders {
-            let served = endpoint.iter().any(|holder| selected.contains(&holder.node));
-            for node in endpoint.iter().map(|holder| holder.node).filter(|node| !selected.contains(node)) {
-                let gain = gain.entry(node).or_default();
-                gain.0 += usize::from(!served);
-                gain.1 += 1;
+        let best = gains.iter().max_by_key(|(node, gain)| (**gain, std::cmp::Reverse(**node)));
+        let Some(best) = best.map(|(node, _)| *node) else { break };
+        gains.remove(&best);
+        selected.insert(best);
+        for at in serves.get(&best).into_iter().flatten() {
+            if std::mem::replace(&mut served[*at], true) {
+                continue;
+            }
+            for holder in &holders[*at] {
+                if let Some(gain) = gains.get_mut(&holder.node) {
+                    gain.0 -= 1;
+                }
             }
         }
-        let Some((best, _)) = gain.into_iter().max_by_key(|(node, gain)| (*gain, std::cmp::Reverse(*node))) else {
-            break;
-        };
-        selected.insert(best);
     }
     selected
 }

@@ -1,6 +1,6 @@
 //! The nodes that the parts of a write go to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use volley_common::wire::catalog::{Node, ShardPlacement, TableSpec, Write};
 use volley_common::{Error, NodeId, Result};
@@ -41,19 +41,28 @@ pub fn write_targets(catalog: &Catalog, spec: &TableSpec) -> Result<Vec<Node>> {
 /// was planned.
 pub fn retarget(mut write: Write, targets: &[Node]) -> Write {
     let replicas = write.spec.as_ref().map_or(1, |spec| spec.replicas.max(1)) as usize;
+    // Looked up for each replica of each shard.
+    let zones: HashMap<u64, &str> = targets.iter().map(|target| (target.id, target.zone.as_str())).collect();
     for (shard, holders) in (0..).zip(&mut write.placement) {
-        let is_target = |id: &u64| targets.iter().any(|target| target.id == *id);
-        if holders.nodes.len() < replicas || !holders.nodes.iter().all(is_target) {
-            *holders = ShardPlacement { nodes: substitutes(targets, write.table_id, shard, &holders.nodes, replicas) };
+        if holders.nodes.len() < replicas || !holders.nodes.iter().all(|id| zones.contains_key(id)) {
+            let nodes = substitutes(targets, &zones, write.table_id, shard, &holders.nodes, replicas);
+            *holders = ShardPlacement { nodes };
         }
     }
     write
 }
 
 /// The nodes for the new parts of a shard: those of its placement that are `targets`, and other targets in place of the
-/// rest, while there are any.
-fn substitutes(targets: &[Node], table: u64, shard: u32, placement: &[u64], replicas: usize) -> Vec<u64> {
-    let zone = |id: &u64| targets.iter().find(|target| target.id == *id).map(|target| target.zone.as_str());
+/// rest, while there are any. `zones`: those of the targets, by id.
+fn substitutes(
+    targets: &[Node],
+    zones: &HashMap<u64, &str>,
+    table: u64,
+    shard: u32,
+    placement: &[u64],
+    replicas: usize,
+) -> Vec<u64> {
+    let zone = |id: &u64| zones.get(id).copied();
     let mut nodes: Vec<u64> = placement.iter().copied().filter(|id| zone(id).is_some()).collect();
     while nodes.len() < replicas.max(placement.len()) {
         let zones: BTreeSet<_> = nodes.iter().filter_map(zone).collect();
@@ -142,6 +151,18 @@ mod tests {
         let targets = writable_nodes(&catalog(5, |node| node.draining = node.id == 2));
         let placed = placed(retarget(write(&[&[1, 2], &[3, 4]], 2), &targets));
         assert_eq!((placed[0].as_slice(), placed[1].as_slice()), (&[1, 4][..], &[3, 4][..]));
+    }
+
+    #[test]
+    fn only_shards_on_other_nodes_are_moved_among_many() {
+        let targets = writable_nodes(&catalog(1000, |node| node.draining = node.id == 7));
+        let shards: Vec<[u64; 2]> = (1..1000).map(|id| [id, id + 1]).collect();
+        let slices: Vec<&[u64]> = shards.iter().map(|nodes| &nodes[..]).collect();
+        let moved = placed(retarget(write(&slices, 2), &targets));
+        let changed = (0..).zip(&moved).filter(|(at, nodes)| shards[*at] != nodes[..]).map(|(at, _)| at);
+        assert_eq!(changed.collect::<Vec<usize>>(), [5, 6], "6 and 7, 7 and 8");
+        // In the zone of node 7, with the node that stays first.
+        assert!(moved[5][0] == 6 && moved[6][0] == 8 && moved[5][1] % 2 == 1 && moved[6][1] % 2 == 1, "{moved:?}");
     }
 
     #[test]

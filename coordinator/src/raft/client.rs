@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
 
+use futures::FutureExt;
 use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::{LinearizerOption, ReadPolicy};
 use prost::Message;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Status};
 use volley_common::net::was_not_handled;
+use volley_common::telemetry::trace::CallSpan;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::catalog::{Command, Reply, command, reply};
 use volley_common::wire::cluster::coordinator_client::CoordinatorClient;
@@ -66,6 +68,11 @@ impl RaftContext {
     /// See [`Handle::propose_local`](super::handle::Handle::propose_local).
     pub async fn propose_local(&self, mut command: Command) -> Result<Reply> {
         command.now_ms = self.now_ms();
+        // Boxed for the same reason as the request of a read index.
+        CallSpan::begin("raft.commit").run(self.commit(command).boxed()).await
+    }
+
+    async fn commit(&self, command: Command) -> Result<Reply> {
         match self.raft.client_write(LogCommand(command.into())).await {
             Ok(written) => Ok(written.data.0),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {

@@ -17,11 +17,21 @@ use crate::catalog::{Catalog, PartRow};
 /// never justify each other's deletion. A draining node keeps its copies until it is removed. Sources of an open
 /// compaction stay where they are. Copies on removed nodes are always excess.
 pub fn excess_copies(catalog: &Catalog, nodes: &NodeSets, limit: usize) -> Vec<HolderChange> {
+    excess_copies_of(catalog, nodes, limit, catalog.all_parts())
+}
+
+/// [`excess_copies`] of these parts.
+pub fn excess_copies_of<'a>(
+    catalog: &Catalog,
+    nodes: &NodeSets,
+    limit: usize,
+    parts: impl Iterator<Item = &'a PartRow>,
+) -> Vec<HolderChange> {
     let compacting: HashSet<PartId> =
         catalog.open_writes().flat_map(|write| write.sources.iter().map(PartId::from)).collect();
     let mut excess = Vec::new();
     let mut table: Option<&Table> = None;
-    for part in catalog.all_parts() {
+    for part in parts {
         if excess.len() >= limit {
             break;
         }

@@ -11,12 +11,15 @@
 //!
 //! A node that is not writable keeps its shards and gets no new ones.
 
+mod load_index;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use volley_common::NodeId;
 use volley_common::placement::{Candidate, LOAD_BOUND, weights};
 use volley_common::wire::catalog::{Node, ShardPlacement, Table, TablePlacement};
 
+use self::load_index::{LoadIndex, NodeLoad};
 use super::node_sets::NodeSets;
 use super::placement::{placement_of, rendezvous_hash, replica_count};
 use crate::catalog::Catalog;
@@ -42,17 +45,18 @@ pub fn rebalance(catalog: &Catalog, nodes: &NodeSets) -> Vec<TablePlacement> {
         }
     }
     let underloaded = plan.underloaded();
-    let on_disk = if underloaded.is_empty() { HashSet::new() } else { shards_on_disk(catalog, &underloaded) };
+    let on_disk = if underloaded.is_empty() { ShardsOnDisk::new() } else { shards_on_disk(catalog, &underloaded) };
     underloaded.into_iter().for_each(|node| plan.fill_underloaded(node, &on_disk));
     plan.changes(catalog)
 }
 
-/// (node, table, shard) of the shards of which some nodes hold at least half of the bytes.
-type ShardsOnDisk = HashSet<(u64, u64, u32)>;
+/// By node and table: the shards of which the node holds at least half of the bytes, in their order.
+type ShardsOnDisk = HashMap<(u64, u64), Vec<usize>>;
 
 /// A node that has only some parts of a shard, for example of puts that it took while others did not answer, does not count:
 /// else a new node could be filled up with the shards of a few busy tables.
 fn shards_on_disk(catalog: &Catalog, nodes: &[u64]) -> ShardsOnDisk {
+    let nodes: HashSet<u64> = nodes.iter().copied().collect();
     let mut totals: HashMap<(u64, u32), u64> = HashMap::new();
     let mut held: HashMap<(u64, u64, u32), u64> = HashMap::new();
     for part in catalog.all_parts() {
@@ -61,8 +65,14 @@ fn shards_on_disk(catalog: &Catalog, nodes: &[u64]) -> ShardsOnDisk {
             *held.entry((*node, part.table, part.shard)).or_default() += part.bytes;
         }
     }
-    let is_half = |(_, table, shard): (u64, u64, u32), bytes: u64| bytes * 2 >= totals[&(table, shard)];
-    held.into_iter().filter(|(shard, bytes)| is_half(*shard, *bytes)).map(|(shard, _)| shard).collect()
+    let mut on_disk = ShardsOnDisk::new();
+    for ((node, table, shard), bytes) in held {
+        if bytes * 2 >= totals[&(table, shard)] {
+            on_disk.entry((node, table)).or_default().push(shard as usize);
+        }
+    }
+    on_disk.values_mut().for_each(|shards| shards.sort_unstable());
+    on_disk
 }
 
 /// A node that keeps its shards and may get more.
@@ -99,6 +109,8 @@ impl TablePlan {
 struct PlacementPlan {
     /// Nodes that stay.
     nodes: BTreeMap<u64, PlacementNode>,
+    /// The writable ones of them.
+    by_load: LoadIndex,
     /// Nodes that leave. An id in neither collection is not a node of the cluster.
     leaving: BTreeSet<u64>,
     tables: Vec<TablePlan>,
@@ -109,7 +121,7 @@ struct PlacementPlan {
 }
 
 /// Which shards of a table may move to an underloaded node.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Pass {
     /// Shards of which the node has parts on disk.
     OnDisk,
@@ -137,18 +149,32 @@ impl PlacementPlan {
             total_weight: nodes.values().map(|node| node.weight).sum(),
             total_replicas: tables.iter().map(|table| (table.shards.len() * table.replicas) as u64).sum(),
             nodes,
+            by_load: LoadIndex::default(),
             leaving: leaving.iter().map(|node| node.id).collect(),
             tables,
         };
         for table in 0..plan.tables.len() {
             for node in plan.tables[table].shards.concat() {
-                plan.add_load(table, node, 1);
+                plan.count(table, node, 1);
             }
         }
+        let writable = plan.nodes.iter().filter(|(_, node)| node.writable);
+        let loads: Vec<_> = writable.map(|(id, node)| (node.zone, *id, plan.load_of(node))).collect();
+        loads.into_iter().for_each(|(zone, id, load)| plan.by_load.insert(zone, id, load));
         plan
     }
 
     fn add_load(&mut self, table: usize, id: u64, change: i64) {
+        let Some(before) = self.nodes.get(&id).map(|node| self.load_of(node)) else { return };
+        self.count(table, id, change);
+        if let Some(node) = self.nodes.get(&id).filter(|node| node.writable) {
+            let (zone, after) = (node.zone, self.load_of(node));
+            self.by_load.update(zone, id, before, after);
+        }
+    }
+
+    /// Changes the numbers of replicas, and not the index of them.
+    fn count(&mut self, table: usize, id: u64, change: i64) {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.load = node.load.saturating_add_signed(change);
             let count = self.tables[table].counts.entry(id).or_default();
@@ -208,16 +234,19 @@ impl PlacementPlan {
     fn pick_target(&self, table: usize, shard: usize, nodes: &[u64], own_zone: bool) -> Option<u64> {
         let zones: Vec<usize> = nodes.iter().filter_map(|node| self.zone(*node)).collect();
         let plan = &self.tables[table];
-        let free = self.nodes.iter().filter(|(id, node)| node.writable && !nodes.contains(id));
-        let candidates = free.filter(|(_, node)| !own_zone || !zones.contains(&node.zone));
-        let best = candidates.min_by_key(|(id, node)| {
-            let full =
-                node.load as f64 + 1.0 > (self.fair_share(node.weight) as f64 * LOAD_BOUND / SCALE as f64).ceil();
-            let table_ratio = plan.counts.get(id).copied().unwrap_or(0) * SCALE / node.weight;
-            let tie_break = rendezvous_hash(plan.id, shard as u32, **id);
-            (zones.contains(&node.zone), full, table_ratio, self.load_ratio(**id), tie_break)
-        });
-        best.map(|(id, _)| *id)
+        let table_ratio = |id: u64| {
+            let node = self.nodes.get(&id).filter(|_| !nodes.contains(&id))?;
+            Some(plan.counts.get(&id).copied().unwrap_or(0) * SCALE / node.weight)
+        };
+        let start = rendezvous_hash(plan.id, shard as u32, 0);
+        let best = |shared: bool| self.by_load.best(|zone| zones.contains(&zone) == shared, start, table_ratio);
+        best(false).or_else(|| if own_zone { None } else { best(true) })
+    }
+
+    /// How much a node has, as targets are compared by it.
+    fn load_of(&self, node: &PlacementNode) -> NodeLoad {
+        let bound = (self.fair_share(node.weight) as f64 * LOAD_BOUND / SCALE as f64).ceil();
+        NodeLoad { full: node.load as f64 + 1.0 > bound, ratio: node.load * SCALE / node.weight }
     }
 
     /// Load by weight in [`SCALE`]ths, comparable between nodes.
@@ -251,6 +280,10 @@ impl PlacementPlan {
         order.sort_by_key(|at| rendezvous_hash(self.tables[*at].id, 0, node));
         for pass in [Pass::OnDisk, Pass::Proportional, Pass::Any] {
             for overloaded_percent in OVERLOADED_PERCENTS {
+                // Without a donor there is no need to look at the shards.
+                if !self.nodes.values().any(|node| self.is_overloaded(node, overloaded_percent)) {
+                    continue;
+                }
                 for table in &order {
                     self.move_shards(*table, node, fair_share, overloaded_percent, pass, on_disk);
                 }
@@ -274,13 +307,17 @@ impl PlacementPlan {
             Pass::Proportional => replicas * self.nodes[&node].weight / self.total_weight.max(1),
             Pass::OnDisk | Pass::Any => u64::MAX,
         };
-        for shard in 0..self.tables[table].shards.len() {
+        let on_disk = on_disk.get(&(node, id)).map_or(&[][..], Vec::as_slice);
+        let shard_count = plan.shards.len();
+        let shards: Box<dyn Iterator<Item = usize> + '_> = match pass {
+            // An old version of the table may have more shards.
+            Pass::OnDisk => Box::new(on_disk.iter().copied().take_while(move |shard| *shard < shard_count)),
+            Pass::Proportional | Pass::Any => Box::new(0..shard_count),
+        };
+        for shard in shards {
             let count = self.tables[table].counts.get(&node).copied().unwrap_or(0);
             if self.nodes[&node].load >= fair_share || count >= quota {
                 return;
-            }
-            if pass == Pass::OnDisk && !on_disk.contains(&(node, id, shard as u32)) {
-                continue;
             }
             if let Some(donor) = self.pick_donor(&self.tables[table].shards[shard], node, overloaded_percent) {
                 self.move_replica(table, shard, donor, node);
@@ -288,17 +325,22 @@ impl PlacementPlan {
         }
     }
 
+    fn is_overloaded(&self, node: &PlacementNode, percent: u64) -> bool {
+        node.load * SCALE > self.fair_share(node.weight) / 100 * percent
+    }
+
     /// The most loaded of a shard's nodes that can give its replica to `to` without reducing the number of zones.
     fn pick_donor(&self, nodes: &[u64], to: u64, overloaded_percent: u64) -> Option<u64> {
         if nodes.contains(&to) {
             return None;
         }
+        let is_donor = |id: &u64| self.nodes.get(id).is_some_and(|node| self.is_overloaded(node, overloaded_percent));
+        let mut overloaded = nodes.iter().copied().filter(is_donor).peekable();
+        // Most shards have none: their zones need not be counted.
+        overloaded.peek()?;
         let count_zones =
             |nodes: &mut dyn Iterator<Item = u64>| nodes.map(|node| self.zone(node)).collect::<BTreeSet<_>>().len();
         let zones_before = count_zones(&mut nodes.iter().copied());
-        let is_overloaded =
-            |node: &PlacementNode| node.load * SCALE > self.fair_share(node.weight) / 100 * overloaded_percent;
-        let overloaded = nodes.iter().copied().filter(|id| self.nodes.get(id).is_some_and(is_overloaded));
         let keeps_zones = |donor: &u64| {
             count_zones(&mut nodes.iter().map(|node| if node == donor { to } else { *node })) >= zones_before
         };

@@ -16,6 +16,10 @@ use crate::catalog::{Catalog, PartRow};
 
 /// Concurrent copies to one node, and concurrent copies from one node.
 pub const MAX_COPIES_PER_NODE: usize = 8;
+/// Parts that a scan lists for each node that takes copies; in all at least the second and at most the third number.
+const QUEUED_PER_NODE: usize = 100;
+const MIN_QUEUED: usize = 10_000;
+const MAX_QUEUED: usize = 1_000_000;
 
 /// Why a part needs a copy. The variants are ordered by urgency, the most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,27 +32,67 @@ enum CopyPriority {
     Move,
 }
 
+/// How many parts the leader lists in one scan. The next scan follows after many times as long as this one takes, and a scan of
+/// more parts takes longer: the list grows with the cluster, so that its nodes have copies to make until then.
+pub fn queue_limit(nodes: &NodeSets) -> usize {
+    nodes.writable.len().saturating_mul(QUEUED_PER_NODE).clamp(MIN_QUEUED, MAX_QUEUED)
+}
+
 /// Lists at most `limit` parts that need a copy, the most urgent first: by fewest live copies, then in catalog order; newest
 /// versions before kept parts, moves last. The flag is true if the list is complete.
 pub fn parts_to_copy(catalog: &Catalog, nodes: &NodeSets, limit: usize) -> (Vec<PartId>, bool) {
-    let mut found: Vec<(CopyPriority, u32, PartId)> = Vec::new();
-    let mut table: Option<&Table> = None;
-    for part in catalog.all_parts() {
-        // Parts come grouped by table: each table is looked up once.
-        if table.is_none_or(|table| table.id != part.table) {
-            table = catalog.table(part.table);
-        }
-        if let Some(priority) = table.and_then(|table| priority(nodes, table, part)) {
-            found.push((priority, found.len() as u32, part.part_id()));
+    let mut scan = CopyScan::new(limit);
+    scan.examine(catalog, nodes, catalog.all_parts());
+    scan.finish()
+}
+
+/// [`parts_to_copy`] in steps.
+pub struct CopyScan {
+    limit: usize,
+    /// With their numbers among those that were found.
+    found: Vec<(CopyPriority, u64, PartId)>,
+    count: u64,
+}
+
+impl CopyScan {
+    /// Is to list at most `limit` parts.
+    pub fn new(limit: usize) -> Self {
+        CopyScan { limit, found: Vec::new(), count: 0 }
+    }
+
+    /// Examines further parts, which follow those before in the catalog's order.
+    pub fn examine<'a>(&mut self, catalog: &Catalog, nodes: &NodeSets, parts: impl Iterator<Item = &'a PartRow>) {
+        let mut table: Option<&Table> = None;
+        for part in parts {
+            // Parts come grouped by table: each table is looked up once.
+            if table.is_none_or(|table| table.id != part.table) {
+                table = catalog.table(part.table);
+            }
+            if let Some(priority) = table.and_then(|table| priority(nodes, table, part)) {
+                self.found.push((priority, self.count, part.part_id()));
+                self.count += 1;
+                // After the loss of a zone all parts need a copy: the memory for them stays within the limit.
+                if self.found.len() > self.limit.saturating_mul(2) {
+                    keep_smallest(&mut self.found, self.limit);
+                }
+            }
         }
     }
-    let complete = found.len() <= limit;
-    if !complete {
-        found.select_nth_unstable(limit);
-        found.truncate(limit);
+
+    /// The list, as [`parts_to_copy`] has it.
+    pub fn finish(mut self) -> (Vec<PartId>, bool) {
+        keep_smallest(&mut self.found, self.limit);
+        self.found.sort_unstable();
+        (self.found.into_iter().map(|(_, _, id)| id).collect(), self.count <= self.limit as u64)
     }
-    found.sort_unstable();
-    (found.into_iter().map(|(_, _, id)| id).collect(), complete)
+}
+
+/// Drops all but this many of the smallest items.
+fn keep_smallest<T: Ord>(items: &mut Vec<T>, limit: usize) {
+    if items.len() > limit {
+        items.select_nth_unstable(limit);
+        items.truncate(limit);
+    }
 }
 
 fn priority(nodes: &NodeSets, table: &Table, part: &PartRow) -> Option<CopyPriority> {
@@ -88,16 +132,39 @@ pub struct CopyLoad {
 }
 
 impl CopyLoad {
-    /// Whether no node has capacity for another copy.
-    pub fn is_full(&self, nodes: &NodeSets) -> bool {
-        nodes.writable.iter().all(|node| !has_capacity(&self.to, *node))
-            || nodes.alive.iter().all(|node| !has_capacity(&self.from, *node))
-    }
-
     /// Counts one more copy.
     pub fn add(&mut self, copy: &CopyOrder) {
         *self.to.entry(copy.to).or_default() += 1;
         *self.from.entry(copy.from).or_default() += 1;
+    }
+}
+
+/// How many nodes can take another copy, and of how many another one can be made: counted once, and changed with each copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyCapacity {
+    targets: usize,
+    sources: usize,
+}
+
+impl CopyCapacity {
+    /// Counts the nodes.
+    pub fn of(load: &CopyLoad, nodes: &NodeSets) -> Self {
+        let free = |load: &BTreeMap<NodeId, usize>, nodes: &BTreeSet<NodeId>| {
+            nodes.iter().filter(|node| has_capacity(load, **node)).count()
+        };
+        CopyCapacity { targets: free(&load.to, &nodes.writable), sources: free(&load.from, &nodes.alive) }
+    }
+
+    /// Whether no copy can be ordered.
+    pub fn is_exhausted(self) -> bool {
+        self.targets == 0 || self.sources == 0
+    }
+
+    /// Counts a copy that [`next_copy`] chose, and that was added to the load.
+    pub fn add(&mut self, load: &CopyLoad, copy: &CopyOrder) {
+        // Both had capacity before.
+        self.targets -= usize::from(!has_capacity(&load.to, copy.to));
+        self.sources -= usize::from(!has_capacity(&load.from, copy.from));
     }
 }
 
@@ -114,6 +181,8 @@ pub struct CopyOrder {
     pub from: NodeId,
     /// The order to send.
     pub order: CopyPart,
+    /// The part has enough copies and only moves: rebalancing, not repair.
+    pub moves: bool,
 }
 
 /// What to do about a part now.
@@ -158,7 +227,8 @@ pub fn next_copy(catalog: &Catalog, nodes: &NodeSets, load: &CopyLoad, id: PartI
         sources: addresses.collect(),
         background: true,
     };
-    CopyDecision::Order(Box::new(CopyOrder { to, from, order }))
+    let moves = priority == CopyPriority::Move;
+    CopyDecision::Order(Box::new(CopyOrder { to, from, order, moves }))
 }
 
 /// Writable nodes that do not hold the part: those in zones without a copy first, then in the shard's rendezvous order.

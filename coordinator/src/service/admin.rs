@@ -14,6 +14,7 @@ use crate::catalog_scan::scan_catalog;
 use crate::config::CoordinatorConfig;
 use crate::diagnostics::cluster_snapshot::ClusterSnapshot;
 use crate::diagnostics::drain::{check_drained, drain_json};
+use crate::diagnostics::open_writes::writes_json;
 use crate::diagnostics::table_layout::layout_json;
 use crate::diagnostics::versions::versions_json;
 use crate::membership::node_reports::NodeReports;
@@ -110,6 +111,17 @@ impl AdminService {
         };
         let listed: Result<Value> = scan_catalog(&self.raft, versions).await?;
         Ok(visible_sizes(listed?, is_restricted))
+    }
+
+    /// The open writes: `{"writes": [{"write_id", "table", "mode", "staged", "rows", "bytes", "parts", "lease_until_ms"}], "more"}`, with
+    /// what is staged so far. Tables that the principal may not read are not named.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: no leader.
+    pub async fn list_writes(&self, access: &Access) -> Result<Value> {
+        drop(self.raft.read().await?);
+        let access = access.clone();
+        scan_catalog(&self.raft, move |catalog: &Catalog| writes_json(catalog, &access)).await
     }
 
     /// Runs `work` on the local catalog and, on the leader, the copies in progress.

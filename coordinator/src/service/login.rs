@@ -18,6 +18,7 @@ use volley_common::identity::{
     SessionTokenIssuer, new_signing_key, session_began_ms, verify_password,
 };
 use volley_common::server::audit::{AuditEvent, AuditKind, AuditLog, UnidentifiedCall};
+use volley_common::telemetry::trace::carry;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{AddSigningKey, SigningKey, User};
 use volley_common::{Code, Error, Result, clock};
@@ -105,12 +106,12 @@ impl LoginService {
         let (send, answer) = oneshot::channel();
         let (service, password) = (self.clone(), password.clone());
         let (user, address) = (user.to_string(), address.to_string());
-        tokio::spawn(async move {
+        tokio::spawn(carry(async move {
             let result = service.verify_and_issue(key, &user, &password, &address).await;
             if let Err(unheard) = send.send(result) {
                 service.record_unheard(&user, &address, unheard);
             }
-        });
+        }));
         answer.await.map_err(|_| Error::internal("the task of a login ended without a result"))?
     }
 

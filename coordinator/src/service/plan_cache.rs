@@ -64,7 +64,7 @@ impl PlanCache {
             return Ok(plan);
         }
         let alive = catalog.live_node_ids();
-        let plan = Arc::new(plan_endpoints(catalog, table, version, max_endpoints, limit, &alive, listener)?);
+        let plan = Arc::new(plan_endpoints(catalog, table, version, max_endpoints, limit, alive, listener)?);
         let parts: usize = plan.endpoints.iter().map(|endpoint| endpoint.parts).sum();
         if parts >= MIN_PARTS && plan.weight() <= MAX_WEIGHT {
             self.0.lock().insert(key, revisions, plan.clone());

@@ -10,6 +10,7 @@ pub mod queries;
 mod query_results;
 mod similar_tables;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,6 +20,7 @@ use volley_common::listen::host_port;
 use volley_common::net::ConnectionPool;
 use volley_common::net::member_health::HealthRank;
 use volley_common::options::{Options, TableRequest};
+use volley_common::telemetry::trace::note;
 use volley_common::ticket::{TicketKey, TicketSigner};
 use volley_common::wire::catalog::{Compression, DescriptorKind, Node, Table, TableLayout, TableSpec};
 use volley_common::wire::cluster::{Columns, PartFilter, Ticket};
@@ -33,7 +35,7 @@ use super::tickets::{ticket_key, ticket_ms};
 use crate::catalog::Catalog;
 use crate::client_listener::{ClientListener, ListenerTable, Locations};
 use crate::config::CoordinatorConfig;
-use crate::node_probes::nodes_of_rank;
+use crate::node_probes::nodes_of_rank_among;
 use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::endpoints::{VersionPlan, plan_filtered};
 use crate::raft::{CatalogView, Handle};
@@ -65,6 +67,8 @@ pub struct ReadPlan {
     pub ordered: bool,
     /// When the tickets expire, milliseconds since 1970.
     pub expires_ms: u64,
+    /// Whether clients on a node's machine may get the files of parts: there is no filter, and the reader may see all columns.
+    pub offers_local_reads: bool,
 }
 
 /// A table as ListFlights reports it.
@@ -153,13 +157,14 @@ impl ReadService {
         wait_for_live_nodes(&self.raft).await;
         let target = self.raft.read_with(plan).await??;
         let columns = target.select_columns(access, options).await?;
-        let doubted = nodes_of_rank(&self.raft.view(), &self.pool, HealthRank::Deprioritized);
+        let nodes = &target.version_plan.nodes;
+        let doubted = nodes_of_rank_among(&self.raft.view(), &self.pool, HealthRank::Deprioritized, nodes);
         let is_filtered = options.filter.is_some();
-        let whole_table = !is_filtered
+        let offers_local_reads = !is_filtered && access.permitted_columns(&target.table).is_none();
+        let whole_table = offers_local_reads
             && options.limit.is_none()
             && columns.indexes.is_none()
-            && !target.is_decompressed(options)
-            && access.permitted_columns(&target.table).is_none();
+            && !target.is_decompressed(options);
         let in_ticket = target.columns_in_ticket(access, &columns, options).await?;
         Ok(ReadPlan {
             version: target.version,
@@ -171,6 +176,7 @@ impl ReadService {
             bytes: whole_table.then_some(target.version_plan.bytes),
             ordered: target.layout.spec.is_none_or(|spec| spec.shard_by.is_empty()),
             expires_ms: target.expires_ms,
+            offers_local_reads,
             schema: columns.schema,
             version_plan: target.version_plan,
             name: target.table,
@@ -233,7 +239,7 @@ impl ReadService {
         let version_plan = match pruning.and_then(|pruning| pruning.filter_of(&layout.schema)) {
             Some(filter) => {
                 let alive = catalog.live_node_ids();
-                let plan = plan_filtered(catalog, table, version, most, filter, &alive, listener)?;
+                let plan = plan_filtered(catalog, table, version, most, filter, alive, listener)?;
                 metrics::counter!("volley_plan_parts_pruned_total").increment(plan.pruned);
                 Arc::new(plan)
             }
@@ -274,11 +280,8 @@ impl ReadService {
             }
             None => Vec::new(),
         };
-        // Degraded nodes come last; so do nodes that are not writable if there are no holders, as for a put.
-        live.sort_by_key(|node| {
-            (!holders.contains(&node.id), !node.is_writable() && holders.is_empty(), node.is_degraded())
-        });
-        Ok(live.iter().map(|node| host_port(&node.flight_uri).to_string()).collect())
+        let serving = rank_serving(&live, &holders).into_iter();
+        Ok(serving.map(|node| host_port(&node.flight_uri).to_string()).collect())
     }
 
     /// Flight addresses (HOST:PORT) of the live nodes for a stream without a ticket, a different one first each time.
@@ -314,6 +317,8 @@ impl ReadService {
         };
         let is_shareable = target.layout.spec.as_ref().is_some_and(|spec| spec.shareable_tickets);
         access.bind_ticket(&mut ticket, is_shareable);
+        note("volley.flight", || format!("{:016x}", ticket.flight));
+        note("volley.version", || target.version as i64);
         target.key.signer(&ticket)
     }
 }
@@ -345,6 +350,19 @@ impl ResolvedRead {
         // No part has the schema, in which a node finds the columns of the filter.
         Ok(selected.within(&self.select_columns(access, &Options::default()).await?))
     }
+}
+
+/// The nodes to which a stream is offered, of those that are alive: holders first, degraded nodes last; so are nodes that are not
+/// writable if there are no holders, as for a put. In a large cluster only some are listed.
+fn rank_serving<'a>(live: &[&'a Node], holders: &[u64]) -> Vec<&'a Node> {
+    /// Nobody tries more of them.
+    const MOST: usize = 100;
+    let mut ranked: BTreeMap<_, Vec<&Node>> = BTreeMap::new();
+    for node in live.iter().copied() {
+        let rank = (!holders.contains(&node.id), !node.is_writable() && holders.is_empty(), node.is_degraded());
+        ranked.entry(rank).or_default().push(node);
+    }
+    ranked.into_values().flatten().take(MOST).collect()
 }
 
 /// How many tickets of a plan may have this filter: each has a copy of it.

@@ -159,7 +159,7 @@ impl StatusService {
             return Ok(last.health);
         }
         let now_ms = self.raft.now_ms();
-        let count = move |catalog: &Catalog| ReplicationHealth::of(catalog, &catalog.live_node_ids(), now_ms);
+        let count = move |catalog: &Catalog| ReplicationHealth::of(catalog, catalog.live_node_ids(), now_ms);
         let health = Arc::new(scan_catalog(&self.raft, count).await?);
         let count = HealthCount { health: health.clone(), applied, started, took: started.elapsed() };
         *self.last_count.lock() = Some(count);

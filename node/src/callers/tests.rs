@@ -6,10 +6,9 @@ use arrow_flight::{Action, BasicAuth, Criteria, FlightData, HandshakeRequest};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use prost::Message;
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 use volley_common::identity::{Directory, IdentityRules, SessionTokenIssuer, new_signing_key};
-use volley_common::net::ConnectionPool;
+use volley_common::net::{ConnectionPool, MemberChannel};
 use volley_common::tls::ClientIdentity;
 use volley_common::wire::catalog::{Grant, Role, SigningKey, User};
 use volley_common::wire::cluster::{BeginWriteRequest, IdentitySnapshot, Ticket};
@@ -118,7 +117,7 @@ fn planned_for_ann(ticket: Ticket) -> Ticket {
 }
 
 /// A Flight client of a node.
-pub(crate) fn client(node: &TestNode) -> FlightServiceClient<Channel> {
+pub(crate) fn client(node: &TestNode) -> FlightServiceClient<MemberChannel> {
     FlightServiceClient::new(ConnectionPool::new().channel(&node.addr).unwrap())
 }
 

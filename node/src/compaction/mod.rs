@@ -28,7 +28,7 @@ use crate::get::reader::TicketReader;
 use crate::put::commit;
 use crate::put::feed::acquire_permits;
 use crate::put::plan::PlannedWrite;
-use crate::put::write::{QUEUED_BYTES, QUEUED_MESSAGES, SEALED_PARTS, WriterInput};
+use crate::put::write::{PART_EVENTS, QUEUED_BYTES, QUEUED_MESSAGES, WriterInput};
 use crate::storage::PartStore;
 
 /// How long other nodes serve the sources for one compaction.
@@ -59,13 +59,13 @@ async fn run(state: Arc<NodeContext>, order: CompactParts) -> Result<()> {
     let ticket = ticket(&write, &order.sources);
     let shard = order.sources.first().map_or(0, |part| part.shard);
     let max_parts = order.sources.len() as u64 / 2;
-    let (sealed, parts) = mpsc::channel(SEALED_PARTS);
+    let (events, parts) = mpsc::channel(PART_EVENTS);
     let (input, queued) = mpsc::channel(QUEUED_MESSAGES);
     let (target, max_message) = (planned.sink_config(), state.config.max_message);
     let memory = state.put.resources.memory.clone();
     let writing = async {
         let written = spawn_writer(move |runtime| {
-            PartRewriter::new(target, shard, max_parts, sealed, runtime, memory)
+            PartRewriter::new(target, shard, max_parts, events, runtime, memory)
                 .write_all(BatchDecoder::new(max_message), queued)
         })?;
         verify_local_sources(state.store.clone(), &ticket).await?;

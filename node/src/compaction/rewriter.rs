@@ -14,7 +14,8 @@ use volley_common::{Error, Result};
 
 use super::join::{has_dictionary, join, share_dictionaries};
 use crate::put::blocks::ShardSink;
-use crate::put::part_sink::{PartSink, PartSinkConfig, SealedPartSender};
+use crate::put::part_events::PartEventSender;
+use crate::put::part_sink::{PartSink, PartSinkConfig};
 use crate::put::write::WriterInput;
 use crate::put_memory::PutMemory;
 
@@ -35,18 +36,18 @@ pub struct PartRewriter {
 }
 
 impl PartRewriter {
-    /// Each part goes to `sealed` when it is durable.
+    /// What happens to each part is sent to `events`.
     pub fn new(
         target: PartSinkConfig,
         shard: u32,
         max_parts: u64,
-        sealed: SealedPartSender,
+        events: PartEventSender,
         runtime: Handle,
         memory: Arc<PutMemory>,
     ) -> Self {
         let schema = target.schema.clone();
         let group_bytes = if has_dictionary(&schema) { DICTIONARY_GROUP_BYTES } else { target.message_bytes };
-        let parts = PartSink::new(target, sealed, runtime, memory);
+        let parts = PartSink::new(target, events, runtime, memory);
         PartRewriter { parts, schema, shard, max_parts, group_bytes, group: Vec::new(), bytes: 0 }
     }
 

@@ -1,5 +1,7 @@
 //! The command line of `volley-node`.
 
+use std::path::PathBuf;
+
 use clap::Parser;
 use serde::Serialize;
 use volley_common::server::ServerArgs;
@@ -19,6 +21,9 @@ pub struct NodeArgs {
     /// Address by which other members reach this node: HOST:PORT.
     #[arg(long)]
     pub peer_advertise: Option<String>,
+    /// A Unix-domain socket on which clients on this machine get the files of parts in place of their bytes.
+    #[arg(long, value_name = "PATH")]
+    pub local_socket: Option<PathBuf>,
     /// The failure domain: copies are spread over zones.
     #[arg(long)]
     pub zone: Option<String>,
@@ -43,6 +48,9 @@ pub struct NodeArgs {
     /// The largest number of gets with `decompress` at once, of compressed tables.
     #[arg(long)]
     pub max_decompressing_gets: Option<usize>,
+    /// The largest number of gets at once that are compressed over slow links; 0: none.
+    #[arg(long)]
+    pub max_compressing_gets: Option<usize>,
     /// Memory for what all gets copy, bytes, half of it for one principal.
     #[arg(long)]
     pub get_memory_bytes: Option<u64>,

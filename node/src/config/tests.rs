@@ -37,6 +37,15 @@ fn bad_values_are_refused_by_name() {
     refused("--peer-listen", |c| c.server.peer_listen = c.server.listen[0].clone());
     refused("--http-listen", |c| c.server.http_listen = c.server.peer_listen.clone());
     refused("scrub_days", |c| c.scrub_days = -1.0);
+    refused("--local-socket", |c| c.local_socket = Some("run/node.sock".into()));
+    refused("--local-socket", |c| c.local_socket = Some(format!("/{}", "s".repeat(107)).into()));
+    refused("have no certificate", |c| {
+        c.local_socket = Some("/run/node.sock".into());
+        (c.server.tls.tls_cert, c.server.tls.tls_key) = (vec!["cert".into()], vec!["key".into()]);
+        (c.server.tls.tls_client_ca, c.server.tls.tls_client_auth) = (vec!["ca".into()], ClientAuth::Required);
+        c.server.tls.peer_ca = Some("ca".into());
+        (c.server.tls.peer_cert, c.server.tls.peer_key) = (Some("cert".into()), Some("key".into()));
+    });
     refused("sql_memory_bytes", |c| c.sql_memory_bytes = 1);
     refused("max_concurrent_queries", |c| c.max_concurrent_queries = 0);
     refused("statement_timeout_s", |c| c.statement_timeout_s = 0);

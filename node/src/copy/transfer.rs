@@ -11,7 +11,7 @@ use tonic::Status;
 use volley_common::net::ConnectionPool;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::cluster::node_client::NodeClient;
-use volley_common::wire::cluster::{FetchPartRequest, PartChunk};
+use volley_common::wire::cluster::{FetchPartRequest, PartChunk, PartEnd};
 use volley_common::{Error, PartId, Result};
 
 use super::measured_copy::kind_of;
@@ -20,6 +20,16 @@ use crate::throttle::Throttle;
 
 /// Chunks of 1 MiB that may wait for the disk.
 const MAX_QUEUED_CHUNKS: usize = 2;
+
+/// What follows in a part's file.
+enum ReceivedInput {
+    /// Bytes.
+    Data(Bytes),
+    /// Length and checksum of an open part.
+    End(PartEnd),
+    /// The source has sent everything: the part is to be committed.
+    Commit,
+}
 
 /// How long a source may keep this node waiting: in all `grace`, and longer for what it sends, at the least rate. The time
 /// that this node itself takes does not count.
@@ -32,11 +42,14 @@ struct SourcePace {
 /// A source that sends nothing for 30 s, or in the long run less than 2 MB/s, has failed.
 const PACE: SourcePace = SourcePace { grace: Duration::from_secs(30), bytes_per_second: 2_000_000 };
 
+/// The source waits for the client whose part it writes, for any time. That it hangs is found by probes.
+const PACE_OF_OPEN_PARTS: SourcePace = SourcePace { grace: Duration::MAX, bytes_per_second: 1 };
+
 impl SourcePace {
     /// How much longer may be waited, after `waited` for `received` bytes.
     fn left(&self, waited: Duration, received: u64) -> Duration {
         let earned = Duration::from_secs_f64(received as f64 / self.bytes_per_second as f64);
-        (self.grace + earned).saturating_sub(waited).min(self.grace)
+        self.grace.saturating_add(earned).saturating_sub(waited).min(self.grace)
     }
 
     fn failed(&self, received: u64) -> Error {
@@ -62,7 +75,7 @@ impl From<Error> for FailedTransfer {
 }
 
 /// Copies a part from a node to `receiver`, from the byte on that it has not received yet, and commits it. Returns only after
-/// nothing is being written.
+/// nothing is being written. `open`: the source may still write it.
 ///
 /// # Errors
 /// CANCELLED: by `stop`. DATA_LOSS: the bytes are not the part's. Those of the source and of the receiver. UNAVAILABLE: the
@@ -72,12 +85,13 @@ pub async fn transfer(
     source: &str,
     id: PartId,
     receiver: PartReceiver,
+    open: bool,
     throttle: Option<&Throttle>,
     stop: &CancellationToken,
 ) -> Result<(), FailedTransfer> {
     let cancelled = || Error::cancelled(format!("the copy of part {id} was cancelled"));
     let mut client = NodeClient::new(pool.channel(source)?).max_decoding_message_size(MAX_PEER_MESSAGE);
-    let request = FetchPartRequest { id: Some(id.into()), offset: receiver.received() };
+    let request = FetchPartRequest { id: Some(id.into()), offset: receiver.received(), open };
     let fetch = async {
         let reply = tokio::time::timeout(PACE.grace, client.fetch_part(request)).await;
         Ok::<_, Error>(reply.map_err(|_| PACE.failed(0))??)
@@ -91,14 +105,17 @@ pub async fn transfer(
         Err(error) => return Err(FailedTransfer { error, partial: Some(Box::new(receiver)) }),
     };
     let (chunks, queued) = mpsc::channel(MAX_QUEUED_CHUNKS);
-    let writing = tokio::task::spawn_blocking(move || write_chunks(receiver, queued));
+    let writing = tokio::spawn(write_chunks(receiver, queued));
+    let pace = if open { PACE_OF_OPEN_PARTS } else { PACE };
     let read = tokio::select! {
-        read = pool.while_answering(source, read_chunks(reply, &chunks, throttle, PACE)) => read,
+        read = pool.while_answering(source, read_chunks(reply, &chunks, throttle, pace)) => read,
+        // The writer failed, and returns the error: the source may send nothing for any time.
+        () = chunks.closed() => Ok(()),
         () = stop.cancelled() => Err(cancelled()),
     };
     if read.is_ok() {
         // The receiver commits the part only after this end marker.
-        let _ = chunks.send(None).await;
+        let _ = chunks.send(ReceivedInput::Commit).await;
     }
     drop(chunks);
     let partial = writing.await.map_err(|e| Error::internal(format!("writing part {id}: {e}")))??;
@@ -107,7 +124,7 @@ pub async fn transfer(
 
 async fn read_chunks(
     mut stream: impl Stream<Item = Result<PartChunk, Status>> + Unpin,
-    chunks: &mpsc::Sender<Option<Bytes>>,
+    chunks: &mpsc::Sender<ReceivedInput>,
     throttle: Option<&Throttle>,
     pace: SourcePace,
 ) -> Result<()> {
@@ -124,23 +141,51 @@ async fn read_chunks(
         if let Some(throttle) = throttle {
             tokio::time::sleep(throttle.take(chunk.data.len())).await;
         }
-        if chunks.send(Some(chunk.data)).await.is_err() {
-            // The writer failed, and returns the error.
-            return Ok(());
+        for input in [Some(ReceivedInput::Data(chunk.data)), chunk.end.map(ReceivedInput::End)].into_iter().flatten() {
+            if chunks.send(input).await.is_err() {
+                // The writer failed, and returns the error.
+                return Ok(());
+            }
         }
     }
 }
 
-/// Blocks: writes chunks until the end marker (`None`), and commits the part. If the channel closes without one, returns the
-/// receiver, for another source.
-fn write_chunks(mut receiver: PartReceiver, mut chunks: mpsc::Receiver<Option<Bytes>>) -> Result<Option<PartReceiver>> {
+/// Writes chunks and commits the part. If the channel closes before, returns the receiver, for another source. It uses a thread only
+/// while there is something to write: an open part may pause for any time.
+async fn write_chunks(
+    mut receiver: PartReceiver,
+    mut chunks: mpsc::Receiver<ReceivedInput>,
+) -> Result<Option<PartReceiver>> {
     loop {
-        match chunks.blocking_recv() {
-            Some(Some(bytes)) => receiver.write(&bytes)?,
-            Some(None) => return receiver.finish().map(|()| None),
-            None => return Ok(Some(receiver)),
+        let Some(first) = chunks.recv().await else { return Ok(Some(receiver)) };
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = write_queued(receiver, first, &mut chunks);
+            (written, chunks)
+        });
+        let (written, rest) = writing.await.map_err(|e| Error::internal(format!("the writer of a copy: {e}")))?;
+        match written? {
+            Some(unfinished) => (receiver, chunks) = (unfinished, rest),
+            None => return Ok(None),
         }
     }
+}
+
+/// Blocks: writes what is queued, `first` before it. Returns nothing once the part is committed.
+fn write_queued(
+    mut receiver: PartReceiver,
+    first: ReceivedInput,
+    chunks: &mut mpsc::Receiver<ReceivedInput>,
+) -> Result<Option<PartReceiver>> {
+    let mut next = Some(first);
+    while let Some(input) = next {
+        match input {
+            ReceivedInput::Data(bytes) => receiver.write(&bytes)?,
+            ReceivedInput::End(end) => receiver.set_end(end),
+            ReceivedInput::Commit => return receiver.finish().map(|()| None),
+        }
+        next = chunks.try_recv().ok();
+    }
+    Ok(Some(receiver))
 }
 
 #[cfg(test)]
@@ -157,7 +202,7 @@ mod tests {
     async fn read(count: usize, bytes: usize, pause: Duration) -> Result<()> {
         let chunk = move |at: usize| async move {
             tokio::time::sleep(pause).await;
-            (at < count).then(|| (Ok(PartChunk { data: vec![0; bytes].into() }), at + 1))
+            (at < count).then(|| (Ok(PartChunk { data: vec![0; bytes].into(), end: None }), at + 1))
         };
         let (chunks, mut queued) = mpsc::channel(1);
         let source = Box::pin(stream::unfold(0, chunk));

@@ -7,6 +7,7 @@
 //! | [`part_scan`] | rows of parts, filtered and projected, also for queries |
 //! | [`ticket_parts`] | the parts of a ticket in order, and what happens to one that is damaged |
 //! | [`frames`] | the schema and the messages as frames |
+//! | [`compressing`] | messages that are compressed on the way, over a slow link |
 //! | [`local`] | the messages of a part on this node's disk, window by window |
 //! | [`remote`] | the messages of a part that other nodes hold: their replies, with fail-over |
 //! | [`peer_stream`] | another node's reply, as messages or as the bytes that arrive |
@@ -17,6 +18,7 @@
 //! is in the request's extensions, and must suffice for the ticket. A node that reads from another one for a get asserts the
 //! get's caller, and the other one checks the ticket like any.
 
+pub mod compressing;
 pub mod filtered;
 pub mod frames;
 pub mod local;
@@ -45,6 +47,7 @@ use volley_common::identity::{ASSERTION_HEADER, Access};
 use volley_common::ipc::flight_encoder::FlightFrame;
 use volley_common::options::{TableRequest, TicketRequest, decompress_header, fields::cut};
 use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
+use volley_common::telemetry::trace::note;
 use volley_common::ticket::MAX_TICKET;
 use volley_common::tls::Caller;
 use volley_common::wire::MAX_PEER_MESSAGE;
@@ -53,6 +56,7 @@ use volley_common::{Error, Result, clock, grpc};
 
 use crate::assertion::{AssertedCaller, is_refused_by_coordinator};
 use crate::context::GetContext;
+use compressing::CompressingGet;
 use filtered::FilteredReader;
 use reader::TicketReader;
 use remote::HOP_HEADER;
@@ -125,7 +129,14 @@ async fn open_ticket(context: Arc<GetContext>, head: &Parts, ticket: &[u8]) -> R
     let mut subject = GetSubject::default();
     let is_hop = is_hop(&head.headers, &access);
     let opened = match redeem_ticket(&context, ticket, &head.headers, &access, &caller, &mut subject).await {
-        Ok(ticket) => open_reader(&context, ticket, &access, caller, is_hop).await,
+        Ok(ticket) => {
+            // Another node passes on what it gets. A reader that cannot decompress says so.
+            let compression = match is_hop || ticket.decompress {
+                true => None,
+                false => CompressingGet::new(&context.compression, head, CallerKey::of(&access)).map(Box::new),
+            };
+            open_reader(&context, ticket, &access, caller, is_hop, compression).await
+        }
         Err(error) => Err(error),
     };
     let event = AuditEvent {
@@ -157,20 +168,21 @@ async fn open_reader(
     access: &Access,
     caller: AssertedCaller,
     is_hop: bool,
+    compression: Option<Box<CompressingGet>>,
 ) -> Result<GetReader> {
     let context = context.clone();
     if ticket.filter.is_empty() {
         let projected_schema = if ticket.columns.is_some() { ticket.schema.len() } else { 0 };
         let memory = context.memory.admit(&CallerKey::of(access), ticket.encoded_len(), projected_schema)?;
         let reader = TicketReader::new(context, ticket, is_hop)?.on_behalf_of(caller).within(memory);
-        return Ok(GetReader::Stored(reader));
+        return Ok(GetReader::Stored(reader.compressed(compression)));
     }
     let access = access.clone();
     // A long filter takes a while to be parsed.
     let open = move || FilteredReader::new(context, ticket, &access, caller, is_hop);
     let opened = tokio::task::spawn_blocking(open).await;
     let reader = opened.unwrap_or_else(|e| Err(Error::internal(format!("reading a filter failed: {e}"))));
-    reader.map(GetReader::Filtered)
+    reader.map(|reader| GetReader::Filtered(reader.compressed(compression)))
 }
 
 /// What is found out about a get before its ticket is redeemed.
@@ -241,10 +253,21 @@ async fn redeem_ticket(
     };
     let mut ticket = context.cluster.ticket_key()?.verify(&signed, clock::now_ms())?;
     subject.table.clone_from(&ticket.table);
+    note_ticket(&ticket);
     access.check_ticket(&ticket)?;
     context.cluster.check_not_cancelled(&ticket)?;
     ticket.decompress |= decompress;
     Ok(ticket)
+}
+
+/// Adds to the span of the call what a ticket reads, and the id of its FlightInfo.
+pub fn note_ticket(ticket: &Ticket) {
+    note("volley.flight", || format!("{:016x}", ticket.flight));
+    if !ticket.table.is_empty() {
+        note("volley.table", || ticket.table.join("/"));
+        note("volley.version", || ticket.version as i64);
+        note("volley.parts", || ticket.parts.len() as i64);
+    }
 }
 
 async fn plan_read(context: &GetContext, request: TableRequest, caller: &AssertedCaller) -> Result<Bytes> {

@@ -183,7 +183,11 @@ pub fn with_parts(ticket: &Ticket, parts: Vec<TicketPart>) -> Ticket {
     }
 }
 
-async fn map_part(store: &PartStore, id: PartId) -> Result<Option<Arc<Part>>> {
+/// Maps a part; `None` if it is not on this node.
+///
+/// # Errors
+/// Those of [`PartStore::part`].
+pub async fn map_part(store: &PartStore, id: PartId) -> Result<Option<Arc<Part>>> {
     if let Some(cached) = store.cached(id) {
         return Ok(Some(cached));
     }

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use volley_common::ipc::schema::schema_message;
+use volley_common::telemetry::trace::{CallSpan, carry};
 use volley_common::wire::catalog::Part;
 use volley_common::wire::cluster::{AbortWriteRequest, CommitWriteRequest, StagePartsRequest};
 use volley_common::{Code, Error, PartId, Result};
 
+use super::part_events::PartEvent;
 use super::plan::PlannedWrite;
 use super::replicate::PartReplicator;
 use crate::unneeded_parts::remove_unneeded;
@@ -25,24 +27,24 @@ const SURPLUS_PAUSE: Duration = Duration::from_millis(300);
 
 /// Executes a planned write, from its first row to its commit, and rolls it back if it fails. Returns the outcome as JSON.
 ///
-/// `writing` writes the parts; it sends each one that is sealed to `sealed`.
+/// `writing` writes the parts; it sends what happens to each to `events`.
 ///
 /// # Errors
 /// Those of `writing`, of replication, of the commit.
 pub async fn execute(
     write: PlannedWrite,
     writing: impl Future<Output = Result<()>>,
-    mut sealed: mpsc::Receiver<Result<Part>>,
+    mut events: mpsc::Receiver<Result<PartEvent>>,
 ) -> Result<Bytes> {
     let replicator = PartReplicator::new(write.context.clone(), write.plan.clone(), write.table.components().to_vec());
     let execution = Arc::new(WriteExecution { write, replicator });
-    match execution.write_and_replicate(writing, &mut sealed).await {
-        Ok(()) => match execution.clone().commit().await {
+    match execution.write_and_replicate(writing, &mut events).await {
+        Ok(()) => match CallSpan::begin("put.commit").run(execution.clone().commit().boxed()).await {
             Ok(outcome) => Ok(outcome),
             Err(error) => Err(execution.settle_failed_commit(error).await),
         },
         Err(error) => {
-            execution.rollback(&error, sealed).await;
+            execution.rollback(&error, events).await;
             Err(error)
         }
     }
@@ -58,23 +60,23 @@ impl WriteExecution {
     async fn write_and_replicate(
         &self,
         writing: impl Future<Output = Result<()>>,
-        sealed: &mut mpsc::Receiver<Result<Part>>,
+        events: &mut mpsc::Receiver<Result<PartEvent>>,
     ) -> Result<()> {
-        let work = async { tokio::try_join!(writing, self.replicate(sealed)) };
+        let work = async { tokio::try_join!(writing, self.replicate(events)) };
         tokio::select! {
             done = work => done.map(|_| ()),
             error = self.keep_lease() => Err(error),
         }
     }
 
-    /// Replicates parts as they are sealed. Returns when there are no more and enough nodes hold each.
-    async fn replicate(&self, sealed: &mut mpsc::Receiver<Result<Part>>) -> Result<()> {
+    /// Replicates parts as they are written. Returns when there are no more and enough nodes hold each.
+    async fn replicate(&self, events: &mut mpsc::Receiver<Result<PartEvent>>) -> Result<()> {
         let mut replications: FuturesUnordered<oneshot::Receiver<Result<()>>> = FuturesUnordered::new();
         let mut open = true;
         while open || !replications.is_empty() {
             tokio::select! {
-                part = sealed.recv(), if open => match part {
-                    Some(part) => replications.push(self.replicator.start(part?)),
+                event = events.recv(), if open => match event {
+                    Some(event) => replications.extend(self.replicator.handle(event?)),
                     None => open = false,
                 },
                 Some(replicated) = replications.next() => {
@@ -118,7 +120,7 @@ impl WriteExecution {
             }
         };
         let outcome = Bytes::from(outcome.to_string());
-        tokio::spawn(self.finish(kept));
+        tokio::spawn(carry(self.finish(kept)));
         Ok(outcome)
     }
 
@@ -149,7 +151,7 @@ impl WriteExecution {
     /// After the commit: waits for the remaining copies, then removes parts that this node need not keep.
     async fn finish(self: Arc<Self>, kept: Vec<PartId>) {
         self.replicator.wait().await;
-        let surplus: Vec<PartId> = self.part_ids().into_iter().filter(|id| !kept.contains(id)).collect();
+        let surplus: Vec<PartId> = self.replicator.part_ids().into_iter().filter(|id| !kept.contains(id)).collect();
         let PlannedWrite { context, write_id, .. } = &self.write;
         for attempt in 0..SURPLUS_ATTEMPTS {
             // The last holders report their copies to the leader meanwhile.
@@ -162,22 +164,15 @@ impl WriteExecution {
         }
     }
 
-    fn part_ids(&self) -> Vec<PartId> {
-        self.replicator.parts().iter().map(Part::part_id).collect()
-    }
-
     /// Rolls back a write whose parts no commit has named: this node alone knows them, so they are not needed. Removes them
     /// here, aborts the write at the coordinators, and then asks the other nodes to discard their copies.
-    async fn rollback(&self, cause: &Error, mut sealed: mpsc::Receiver<Result<Part>>) {
+    async fn rollback(&self, cause: &Error, mut events: mpsc::Receiver<Result<PartEvent>>) {
         self.log_failure(cause);
         let local = async {
             self.replicator.cancel().await;
-            let mut ids = self.part_ids();
-            // Seals in progress finish first.
-            while let Some(part) = sealed.recv().await {
-                ids.extend(part.iter().map(Part::part_id));
-            }
-            self.remove(ids).await;
+            // The writer ends first. What it finishes meanwhile is durable nowhere, and goes with its event.
+            while events.recv().await.is_some() {}
+            self.remove(self.replicator.part_ids()).await;
         };
         tokio::join!(local, self.abort(cause));
         self.replicator.discard(&self.write.write_id).await;
@@ -195,7 +190,7 @@ impl WriteExecution {
             return error;
         }
         self.abort(&error).await;
-        match remove_unneeded(&context.store, &context.coordinators, write_id, &self.part_ids()).await {
+        match remove_unneeded(&context.store, &context.coordinators, write_id, &self.replicator.part_ids()).await {
             Ok(0) => {
                 self.replicator.discard(write_id).await;
                 error

@@ -7,9 +7,9 @@
 //! | [`handshake`] | reads the first messages: descriptor, options, schema |
 //! | [`plan`] | begins the write at the coordinators, which choose the targets |
 //! | [`feed`] | queues the messages for the writer |
-//! | [`write`](mod@write) | messages become sealed parts ([`part_sink`]), on the threads of [`writers`]; [`shards`] (pure) splits rows into shards, [`blocks`] counts their blocks |
+//! | [`write`](mod@write) | messages become parts ([`part_sink`]), on the threads of [`writers`]; [`shards`] (pure) splits rows into shards, [`blocks`] counts their blocks; [`part_events`] says what becomes of the parts, [`part_compression`] how they are compressed |
 //! | [`growth`] | bounds what is stored by what was sent |
-//! | [`replicate`] | copies sealed parts to their holders |
+//! | [`replicate`] | lets the holders of the parts copy them while they are written |
 //! | [`commit`] | commits the write, or rolls it back |
 //! | [`ack_stream`] | the results that the client reads during the put |
 //!
@@ -25,6 +25,8 @@ pub mod commit;
 pub mod feed;
 pub mod growth;
 pub mod handshake;
+pub mod part_compression;
+pub mod part_events;
 pub mod part_sink;
 pub mod plan;
 pub mod replicate;
@@ -37,7 +39,7 @@ use std::sync::Arc;
 
 use arrow_flight::FlightData;
 use bytes::Bytes;
-use futures::Stream;
+use futures::{FutureExt, Stream};
 use http::Request;
 use http::request::Parts;
 use hyper::body::Incoming;
@@ -53,6 +55,7 @@ use volley_common::http2::{CompleteBody, decompressed};
 use volley_common::identity::Access;
 use volley_common::ipc::flight_stream::FlightDataStream;
 use volley_common::server::audit::{AuditEvent, AuditKind, request_id};
+use volley_common::telemetry::trace::{CallSpan, carry, note};
 
 use crate::assertion::{AssertedCaller, is_refused_by_coordinator};
 use crate::context::PutContext;
@@ -133,11 +136,11 @@ pub fn put_into(
 ) -> AckStream {
     let (acks, stream) = ack_stream::channel(context.resources.memory.clone());
     let tasks = context.tasks.clone();
-    tasks.spawn(async move {
+    tasks.spawn(carry(async move {
         let outcome = run(target, context, headers, access, input, &acks).await;
         drop(slot);
         acks.end(outcome);
-    });
+    }));
     stream
 }
 
@@ -157,7 +160,9 @@ async fn run(
     let handshake = handshake::read(&mut input, &headers, context.config.max_message, acks).await?;
     let caller = AssertedCaller::client(access.clone(), context.cluster.clone()).named_by(headers.as_ref());
     let (audit, table) = (context.audit.clone(), handshake.request.name.clone());
-    let planned = plan::begin(context.clone(), &handshake, &caller, target).await;
+    note("volley.table", || table.to_string());
+    let planning = plan::begin(context.clone(), &handshake, &caller, target).boxed();
+    let planned = CallSpan::begin("put.begin").run(planning).await;
     let is_planned = planned.is_ok();
     let outcome = match planned {
         Ok(planned) => write_rows(context, handshake, planned, input, acks).await,
@@ -192,7 +197,10 @@ async fn write_rows(
     acks: &AckSender,
 ) -> Result<Option<Bytes>> {
     let write = match planned {
-        PutPlan::Write(write) => write,
+        PutPlan::Write(write) => {
+            note("volley.write_id", || write.write_id.clone());
+            write
+        }
         PutPlan::Committed(outcome) => {
             feed::skip_rows(&mut input, acks).await?;
             return Ok(Some(outcome));
@@ -201,14 +209,14 @@ async fn write_rows(
     let (table, began) = (handshake.request.name.clone(), Instant::now());
     let (config, resources) = (write.sink_config(), context.resources.clone());
     let preserves_batches = config.spec.preserve_batches;
-    let (sealed, sealed_parts) = mpsc::channel(write::SEALED_PARTS);
+    let (events, part_events) = mpsc::channel(write::PART_EVENTS);
     let writing = async {
         let (messages, queue) = mpsc::channel(write::QUEUED_MESSAGES);
-        let writer = MessageWriter::new(config, &resources, handshake.decoder, sealed, Handle::current())?;
+        let writer = MessageWriter::new(config, &resources, handshake.decoder, events, Handle::current())?;
         let feed = feed::feed(input, acks, messages, &resources.memory, preserves_batches);
         tokio::try_join!(feed, writers::write_messages(resources.writers.clone(), writer, queue)).map(|_| ())
     };
-    let outcome = commit::execute(write, writing, sealed_parts).await?;
+    let outcome = commit::execute(write, writing, part_events).await?;
     let seconds = began.elapsed().as_secs_f64();
     tracing::info!(%table, outcome = %String::from_utf8_lossy(&outcome), seconds, "a put was committed");
     Ok((!preserves_batches || !acks.has_metadata()).then_some(outcome))

@@ -1,14 +1,14 @@
-//! The parts that one write writes: at most one open part for each shard. Blocking threads seal full parts, which are then
-//! copied to their holders.
+//! The parts that one write writes: at most one open part for each shard. Their holders copy them while they grow. Blocking threads
+//! finish full parts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use volley_common::ipc::batch_header::MAX_APP_METADATA;
 use volley_common::ipc::shrink::shrink_to_fit;
 use volley_common::ipc::size::data_bytes;
@@ -17,11 +17,20 @@ use volley_common::{Error, Result, TableName};
 
 use super::blocks::ShardSink;
 use super::growth::GrowthLimit;
+use super::part_compression::part_compression;
+use super::part_events::{PartEvent, PartEventSender, PendingPart};
 use crate::put_memory::{DictionaryKeys, PutMemory};
-use crate::storage::{BatchWrite, MAX_WHOLE_BATCH_BYTES, PartSpec, PartStore, PartWriter, SealedPart};
+use crate::storage::{
+    BatchWrite, FOLLOWED_BYTES, FinishedPart, MAX_WHOLE_BATCH_BYTES, PartSpec, PartStore, PartWriter, SealedPart,
+};
 
-/// Maximum number of parts of one put that are being sealed at the same time, while the next is being written.
-const MAX_SEALS: usize = 2;
+/// Maximum number of parts of one put that are complete and not durable on this node, although they are placed here, while the next is
+/// being written. The parts of a table with a few shards end together, and their holders wait for their ends.
+const MAX_SEALS: usize = 8;
+/// Maximum number of parts of one put that are complete and wait for their copies: each has a file open.
+const MAX_PENDING_PARTS: usize = 64;
+/// A part of at most so many bytes is sent with the order to copy it.
+const MAX_CONTENT_BYTES: u64 = 128 << 10;
 /// Maximum memory for the dictionaries of all open parts of a put, bytes.
 const MAX_DICTIONARY_MEMORY: usize = 64 << 20;
 /// Maximum bytes of the statistics of all open parts of a put, about; the vectors that hold them take up to twice as much.
@@ -56,18 +65,27 @@ pub struct PartSinkConfig {
     pub part_bytes: u64,
     /// The permits of all seals of this node.
     pub seals: Arc<Semaphore>,
+    /// The permits of the contents of small parts that wait for their copies, of this node.
+    pub contents: Arc<Semaphore>,
+    /// The shards that are not placed on this node: their parts need not reach its disk.
+    pub remote_shards: HashSet<u32>,
 }
 
-/// Receives sealed parts. The channel closes when the writer and all its seals have ended.
-pub type SealedPartSender = mpsc::Sender<Result<catalog::Part>>;
+/// The open part of a shard.
+struct OpenShardPart {
+    writer: PartWriter,
+    seq: u64,
+    /// Its holders copy it already.
+    is_announced: bool,
+}
 
 /// Writes batches into the open parts of a write, at most one for each shard.
 pub struct PartSink {
     /// Which parts, and where.
     pub config: PartSinkConfig,
     compression: Compression,
-    /// By shard: the part's writer and its `seq`.
-    open: HashMap<u32, (PartWriter, u64)>,
+    /// By shard.
+    open: HashMap<u32, OpenShardPart>,
     next_seq: u64,
     /// The bytes that were received and written.
     pub growth: GrowthLimit,
@@ -79,14 +97,15 @@ pub struct PartSink {
     /// What is left of [`MAX_BOUNDS_BYTES`].
     bounds_left: usize,
     seals: Arc<Semaphore>,
-    sealed: SealedPartSender,
+    pending: Arc<Semaphore>,
+    events: PartEventSender,
     runtime: Handle,
 }
 
 impl PartSink {
-    /// Without any part yet. Each part is sent to `sealed` when it is durable. The keys of dictionaries are reserved from
+    /// Without any part yet. What happens to each part is sent to `events`. The keys of dictionaries are reserved from
     /// `memory`.
-    pub fn new(config: PartSinkConfig, sealed: SealedPartSender, runtime: Handle, memory: Arc<PutMemory>) -> Self {
+    pub fn new(config: PartSinkConfig, events: PartEventSender, runtime: Handle, memory: Arc<PutMemory>) -> Self {
         let indexes = |names: &[String]| -> Vec<usize> {
             names.iter().filter_map(|name| config.schema.index_of(name).ok()).collect()
         };
@@ -101,13 +120,15 @@ impl PartSink {
             growth: GrowthLimit::new(&config.schema),
             dictionary_keys: DictionaryKeys::new(memory),
             seals: Arc::new(Semaphore::new(MAX_SEALS)),
+            pending: Arc::new(Semaphore::new(MAX_PENDING_PARTS)),
             config,
-            sealed,
+            events,
             runtime,
         }
     }
 
-    fn create(&mut self, shard: u32) -> Result<(PartWriter, u64)> {
+    /// A new part of a shard, which begins with these rows.
+    fn create(&mut self, shard: u32, first: &RecordBatch) -> Result<OpenShardPart> {
         let seq = self.next_seq;
         self.next_seq += 1;
         let mut writer = self.config.store.create(PartSpec {
@@ -116,13 +137,16 @@ impl PartSink {
             write: self.config.write_id.clone(),
             seq,
             schema: self.config.schema.clone(),
-            compression: self.compression,
+            compression: part_compression(self.compression, first),
         })?;
         if !self.stats_columns.is_empty() {
             writer.choose_statistics(&self.stats_columns);
         }
         writer.limit_statistics(MAX_STATISTICS_MEMORY / self.max_open());
-        Ok((writer, seq))
+        if self.config.remote_shards.contains(&shard) {
+            writer.keep_off_disk();
+        }
+        Ok(OpenShardPart { writer, seq, is_announced: false })
     }
 
     /// How many parts can be open at the same time: without keys, one shard's part ends before the next one's begins.
@@ -131,31 +155,44 @@ impl PartSink {
         if spec.shard_by.is_empty() { 1 } else { spec.shards.max(1) as usize }
     }
 
-    /// The writer of the shard's open part, or of a new one.
-    fn writer(&mut self, shard: u32) -> Result<&mut PartWriter> {
+    /// The writer of the shard's open part, or of a new one, which begins with these rows.
+    fn writer(&mut self, shard: u32, next: &RecordBatch) -> Result<&mut PartWriter> {
         if !self.open.contains_key(&shard) {
-            let new = self.create(shard)?;
+            let new = self.create(shard, next)?;
             self.open.insert(shard, new);
         }
         let missing = || Error::internal("a part that was just created is missing");
-        self.open.get_mut(&shard).map(|(writer, _)| writer).ok_or_else(missing)
+        self.open.get_mut(&shard).map(|part| &mut part.writer).ok_or_else(missing)
     }
 
     fn is_started(&self, shard: u32) -> bool {
-        self.open.get(&shard).is_some_and(|(writer, _)| writer.batches() > 0)
+        self.open.get(&shard).is_some_and(|part| part.writer.batches() > 0)
     }
 
     /// Checks the limits after a batch was written, and ends the shard's part if it is full.
     fn after_write(&mut self, shard: u32) -> Result<()> {
         self.limit_dictionary_memory()?;
-        let open = self.open.values().map(|(writer, _)| writer.bytes()).sum();
+        let open = self.open.values().map(|part| part.writer.bytes()).sum();
         self.growth.check(open, self.count())?;
         let is_full =
             |writer: &PartWriter| writer.is_full(self.config.part_bytes) || writer.batches() >= MAX_PART_BATCHES;
         match self.open.get(&shard) {
-            Some((writer, _)) if is_full(writer) => self.end_part(shard),
-            _ => Ok(()),
+            Some(part) if is_full(&part.writer) => self.end_part(shard),
+            _ => self.announce(shard),
         }
+    }
+
+    /// Lets the holders of the shard's part copy it while it grows, once it is worth a call of its own.
+    fn announce(&mut self, shard: u32) -> Result<()> {
+        let Some(part) = self.open.get_mut(&shard) else { return Ok(()) };
+        if part.is_announced || part.writer.written() < FOLLOWED_BYTES {
+            return Ok(());
+        }
+        part.is_announced = true;
+        let row = new_row(&self.config, shard, part);
+        // If nobody receives it, the put has failed, and its writer is told by its queue.
+        let _ = self.events.blocking_send(Ok(PartEvent::Growing(Box::new(row))));
+        Ok(())
     }
 
     /// Refuses what a table that preserves batches cannot store as it is.
@@ -173,26 +210,29 @@ impl PartSink {
         }
     }
 
-    /// Seals a part on a blocking thread, so that the next one can be written meanwhile.
-    fn seal(&mut self, shard: u32, writer: PartWriter, seq: u64) -> Result<()> {
+    /// Finishes a part on a blocking thread, so that the next one can be written meanwhile. Whoever receives it makes it durable.
+    fn finish(&mut self, shard: u32, part: OpenShardPart) -> Result<()> {
         let acquire = |permits: &Arc<Semaphore>| {
             let permit = self.runtime.block_on(permits.clone().acquire_owned());
-            permit.map_err(|_| Error::internal("the permits of seals are never closed"))
+            permit.map_err(|_| Error::internal("the permits of parts are never closed"))
         };
-        let (permit, node_permit) = (acquire(&self.seals)?, acquire(&self.config.seals)?);
-        let row = catalog::Part {
-            shard,
-            write: self.config.write_id.clone(),
-            seq,
-            statistics: self.bounds_of(&writer),
-            ..catalog::Part::default()
-        };
-        let sealed = self.sealed.clone();
+        let mut places = vec![acquire(&self.pending)?];
+        let seals = vec![acquire(&self.seals)?, acquire(&self.config.seals)?];
+        let statistics = self.bounds_of(&part.writer);
+        let row = catalog::Part { statistics, ..new_row(&self.config, shard, &part) };
+        let (events, contents) = (self.events.clone(), self.config.contents.clone());
         self.runtime.spawn_blocking(move || {
-            let part = writer.seal().map(|part| catalog_part(&part, row));
-            drop(node_permit);
-            let _ = sealed.blocking_send(part);
-            drop(permit);
+            let finished = part.writer.finish().and_then(|file| {
+                let content = content_of(&file, part.is_announced, &contents)?;
+                let row = catalog_part(&file.sealed(), row);
+                let content = content.map(|(content, place)| {
+                    places.push(place);
+                    content
+                });
+                let pending = PendingPart::new(row, file, content, seals, places);
+                Ok(PartEvent::Finished(Box::new(pending)))
+            });
+            let _ = events.blocking_send(finished);
         });
         Ok(())
     }
@@ -211,7 +251,7 @@ impl PartSink {
 
     /// Bytes of the keys of all open parts' dictionaries, and the shard of the part with the most.
     fn dictionary_memory(&self) -> (usize, u32) {
-        let parts = self.open.iter().map(|(shard, (writer, _))| (writer.dictionary_memory(), *shard));
+        let parts = self.open.iter().map(|(shard, part)| (part.writer.dictionary_memory(), *shard));
         let (all, largest) = parts.fold((0, (0, 0)), |(all, largest), part| (all + part.0, part.max(largest)));
         (all, largest.1)
     }
@@ -246,17 +286,17 @@ impl PartSink {
         self.next_seq - self.config.first_seq
     }
 
-    /// Seals all open parts.
+    /// Finishes all open parts.
     pub fn seal_all(&mut self) -> Result<()> {
         let mut open: Vec<_> = std::mem::take(&mut self.open).into_iter().collect();
-        open.sort_by_key(|(_, (_, seq))| *seq);
-        open.into_iter().try_for_each(|(shard, (writer, seq))| self.seal(shard, writer, seq))
+        open.sort_by_key(|(_, part)| part.seq);
+        open.into_iter().try_for_each(|(shard, part)| self.finish(shard, part))
     }
 }
 
 impl ShardSink for PartSink {
     fn write(&mut self, shard: u32, batch: &RecordBatch) -> Result<()> {
-        match self.writer(shard)?.write(batch)? {
+        match self.writer(shard, batch)?.write(batch)? {
             BatchWrite::Written => {}
             BatchWrite::NeedsNewPart if self.is_started(shard) => {
                 self.end_part(shard)?;
@@ -274,10 +314,10 @@ impl ShardSink for PartSink {
 
     fn write_whole(&mut self, shard: u32, batch: &RecordBatch, app_metadata: &[u8]) -> Result<()> {
         self.check_whole(batch, app_metadata)?;
-        if self.writer(shard)?.write_whole(batch, app_metadata)? == BatchWrite::NeedsNewPart {
+        if self.writer(shard, batch)?.write_whole(batch, app_metadata)? == BatchWrite::NeedsNewPart {
             // The open part has another dictionary.
             self.end_part(shard)?;
-            if self.writer(shard)?.write_whole(batch, app_metadata)? == BatchWrite::NeedsNewPart {
+            if self.writer(shard, batch)?.write_whole(batch, app_metadata)? == BatchWrite::NeedsNewPart {
                 return Err(Error::exhausted(format!(
                     "table {:?} has preserve_batches, and a batch uses more than {MAX_WHOLE_BATCH_BYTES} bytes of dictionary values: \
                      send smaller batches",
@@ -290,16 +330,35 @@ impl ShardSink for PartSink {
 
     fn end_part(&mut self, shard: u32) -> Result<()> {
         match self.open.remove(&shard) {
-            Some((writer, seq)) => {
-                self.growth.end_part(writer.bytes());
-                self.seal(shard, writer, seq)
+            Some(part) => {
+                self.growth.end_part(part.writer.bytes());
+                self.finish(shard, part)
             }
             None => Ok(()),
         }
     }
 }
 
-/// The catalog's row for a sealed part, of which `row` has what was known before; replication fills in its holders.
+/// What is known of a part before its last byte is written.
+fn new_row(config: &PartSinkConfig, shard: u32, part: &OpenShardPart) -> catalog::Part {
+    let (id, write) = (Some(part.writer.id().into()), config.write_id.clone());
+    catalog::Part { id, shard, write, seq: part.seq, ..catalog::Part::default() }
+}
+
+/// The bytes of a small part that nobody copies yet, and their place among those of this node; none if there is no place.
+fn content_of(
+    file: &FinishedPart,
+    is_copied: bool,
+    contents: &Arc<Semaphore>,
+) -> Result<Option<(Bytes, OwnedSemaphorePermit)>> {
+    if is_copied || file.sealed().bytes > MAX_CONTENT_BYTES {
+        return Ok(None);
+    }
+    let place = contents.clone().try_acquire_owned().ok();
+    place.map(|place| Ok((file.content()?, place))).transpose()
+}
+
+/// The catalog's row for a finished part, of which `row` has what was known before; replication fills in its holders.
 fn catalog_part(part: &SealedPart, row: catalog::Part) -> catalog::Part {
     catalog::Part {
         id: Some(part.id.into()),

@@ -1,5 +1,6 @@
 //! Step 2 of a put: the coordinators open the write and choose the placement of its parts.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -196,7 +197,7 @@ impl PlannedWrite {
 
     /// How its parts are written.
     pub fn sink_config(&self) -> PartSinkConfig {
-        let config = &self.context.config;
+        let (config, resources) = (&self.context.config, &self.context.resources);
         PartSinkConfig {
             store: self.context.store.clone(),
             table: self.table.clone(),
@@ -210,7 +211,17 @@ impl PlannedWrite {
             block_bytes: config.block_bytes,
             first_block_bytes: if self.spreads { FIRST_BLOCK_BYTES } else { config.block_bytes },
             part_bytes: config.part_bytes,
-            seals: self.context.resources.seals.clone(),
+            seals: resources.seals.clone(),
+            contents: resources.contents.clone(),
+            remote_shards: self.remote_shards(),
         }
+    }
+
+    /// The shards whose placement does not have this node.
+    fn remote_shards(&self) -> HashSet<u32> {
+        let this_node = self.context.store.node().0;
+        let placement = self.plan.write.as_ref().map_or(&[][..], |write| write.placement.as_slice());
+        let is_remote = |nodes: &[u64]| !nodes.is_empty() && !nodes.contains(&this_node);
+        (0..).zip(placement).filter(|(_, shard)| is_remote(&shard.nodes)).map(|(shard, _)| shard).collect()
     }
 }

@@ -1,8 +1,12 @@
-//! Step 4 of a put: sealed parts are copied to their holders, while the next parts are being written.
+//! Step 4 of a put: the holders of its parts copy them while they are written, and make them durable.
 //!
-//! Other nodes pull the copies; this node orders them to.
+//! Other nodes pull the bytes; this node orders them to (`orders`). It is a holder like others, if the shard is placed here.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod orders;
+mod replicated_part;
+mod targets;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,105 +17,125 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use volley_common::net::member_health::HealthRank;
+use volley_common::telemetry::trace::{CallSpan, carry};
 use volley_common::wire::catalog;
 use volley_common::wire::cluster::node_client::NodeClient;
-use volley_common::wire::cluster::{CopyPart, DiscardPartsRequest, WritePlan};
-use volley_common::{Code, Error, NodeId, Result};
+use volley_common::wire::cluster::{DiscardPartsRequest, WritePlan};
+use volley_common::{Code, Error, NodeId, PartId, Result};
 
+use self::orders::CopyOrders;
+use self::replicated_part::ReplicatedPart;
+use self::targets::{ReplicaTargets, choose_targets, other_nodes};
+use super::part_events::PartEvent;
 use crate::context::PutContext;
 
-/// Copies that one put has in progress at once.
+/// Copies of complete parts that one put has in progress at once.
 const MAX_COPIES: usize = 4;
-/// The timeout of a copy, to which one second is added for every ten megabytes.
-const COPY_TIMEOUT: Duration = Duration::from_secs(30);
-const SLOWEST_BYTES_PER_SECOND: u64 = 10_000_000;
 /// The timeout of discarding a failed write's parts, for each node.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The parts of one write, and the copies of them that are in progress.
 pub struct PartReplicator {
     shared: Arc<ReplicatorShared>,
-    tasks: TaskTracker,
     cancel: CancellationToken,
     parts: Mutex<Vec<Arc<ReplicatedPart>>>,
+    /// Those whose last byte is not written.
+    growing: Mutex<HashMap<PartId, Arc<ReplicatedPart>>>,
 }
 
 /// What the tasks of a [`PartReplicator`] share.
 struct ReplicatorShared {
-    context: Arc<PutContext>,
-    plan: Arc<WritePlan>,
-    /// The table's name.
-    table: Vec<String>,
-    permits: Semaphore,
+    orders: CopyOrders,
+    /// The tasks, and the threads that make parts durable on this node.
+    tasks: TaskTracker,
     /// Nodes on which a copy failed.
     failed: Mutex<BTreeSet<NodeId>>,
-}
-
-/// A part and its copies.
-struct ReplicatedPart {
-    part: catalog::Part,
-    holders: Mutex<Vec<NodeId>>,
-    /// Nodes that were ordered to copy it.
-    ordered: Mutex<Vec<NodeId>>,
-}
-
-impl ReplicatedPart {
-    /// The catalog's row for the part, with its present holders.
-    fn row(&self) -> catalog::Part {
-        let holders = self.holders.lock().iter().map(|id| id.0).collect();
-        catalog::Part { holders, ..self.part.clone() }
-    }
 }
 
 impl PartReplicator {
     /// For a planned write to the table of this name.
     pub fn new(context: Arc<PutContext>, plan: Arc<WritePlan>, table: Vec<String>) -> Self {
-        let (permits, failed) = (Semaphore::new(MAX_COPIES), Mutex::default());
+        let orders = CopyOrders::new(context, plan, table, Semaphore::new(MAX_COPIES));
         PartReplicator {
-            shared: Arc::new(ReplicatorShared { context, plan, table, permits, failed }),
-            tasks: TaskTracker::new(),
+            shared: Arc::new(ReplicatorShared { orders, tasks: TaskTracker::new(), failed: Mutex::default() }),
             cancel: CancellationToken::new(),
             parts: Mutex::default(),
+            growing: Mutex::default(),
         }
     }
 
-    /// Starts to copy a sealed part. The result is available when enough nodes hold it, or when they cannot.
-    pub fn start(&self, part: catalog::Part) -> oneshot::Receiver<Result<()>> {
-        let this_node = self.shared.context.store.node();
-        let targets = choose_targets(&self.shared.plan, part.shard, this_node, &self.shared.failed_nodes());
-        let holders = if targets.local { vec![this_node] } else { Vec::new() };
-        let part = Arc::new(ReplicatedPart { part, holders: Mutex::new(holders), ordered: Mutex::default() });
+    /// Starts to copy a part that is new. The result is available when enough nodes hold it, or when they cannot.
+    pub fn handle(&self, event: PartEvent) -> Option<oneshot::Receiver<Result<()>>> {
+        match event {
+            PartEvent::Growing(row) => {
+                let targets = self.targets(row.shard);
+                let part = ReplicatedPart::new(*row, targets.local);
+                self.growing.lock().insert(part.id(), part.clone());
+                Some(self.start(part, targets))
+            }
+            PartEvent::Finished(pending) => {
+                let known = self.growing.lock().remove(&pending.row.part_id());
+                if let Some(part) = known {
+                    part.finish(pending);
+                    return None;
+                }
+                let targets = self.targets(pending.row.shard);
+                let part = ReplicatedPart::new(pending.row.clone(), targets.local);
+                // Before the first order, which then has its content.
+                part.finish(pending);
+                Some(self.start(part, targets))
+            }
+        }
+    }
+
+    fn targets(&self, shard: u32) -> ReplicaTargets {
+        let orders = &self.shared.orders;
+        choose_targets(&orders.plan, shard, orders.this_node(), &self.shared.failed_nodes())
+    }
+
+    fn start(&self, part: Arc<ReplicatedPart>, targets: ReplicaTargets) -> oneshot::Receiver<Result<()>> {
         self.parts.lock().push(part.clone());
         let (reply, result) = oneshot::channel();
-        let task = ReplicationTask { shared: self.shared.clone(), part, reply: Some(reply) };
+        let task = ReplicationTask { shared: self.shared.clone(), part: part.clone(), reply: Some(reply) };
         let cancel = self.cancel.clone();
-        self.tasks.spawn(async move { cancel.run_until_cancelled(task.run(targets)).await });
+        self.shared.tasks.spawn(carry(async move {
+            cancel.run_until_cancelled(task.run(targets)).await;
+            // No node will copy it from this one.
+            part.release();
+        }));
         result
     }
 
-    /// The catalog's rows of all parts, with their present holders.
+    /// The catalog's rows of all complete parts, with their present holders.
     pub fn parts(&self) -> Vec<catalog::Part> {
-        self.parts.lock().iter().map(|part| part.row()).collect()
+        self.parts.lock().iter().filter_map(|part| part.row()).collect()
+    }
+
+    /// The ids of all parts.
+    pub fn part_ids(&self) -> Vec<PartId> {
+        self.parts.lock().iter().map(|part| part.id()).collect()
     }
 
     /// Waits for the copies in progress.
     pub async fn wait(&self) {
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
     }
 
-    /// Cancels all copies; returns when none is ordered any more.
+    /// Cancels all copies; returns when none is ordered or made durable here any more.
     pub async fn cancel(&self) {
         self.cancel.cancel();
         self.wait().await;
+        // The writer, which ends too, may wait for the permits of those that were finished in between.
+        self.parts.lock().iter().for_each(|part| part.release());
     }
 
     /// Asks other nodes to discard their copies, after the write was aborted: best effort, within seconds.
     pub async fn discard(&self, write_id: &str) {
         let mut by_node: BTreeMap<NodeId, Vec<catalog::PartId>> = BTreeMap::new();
         for part in self.parts.lock().iter() {
-            for node in part.ordered.lock().iter() {
-                by_node.entry(*node).or_default().extend(part.part.id);
+            for node in part.ordered() {
+                by_node.entry(node).or_default().push(part.id().into());
             }
         }
         let calls = by_node.into_iter().map(|(node, parts)| {
@@ -164,12 +188,15 @@ impl ReplicationTask {
         let mut failures = CopyFailures::default();
         // Nodes for which a substitute was started.
         let mut replaced = BTreeSet::new();
-        self.reply_if_enough(targets.required);
-        let (shared, part) = (self.shared.clone(), self.part.clone());
+        let (shared, part, this_node) = (self.shared.clone(), self.part.clone(), self.shared.orders.this_node());
         let copy = |node: NodeId| shared.copy_to(&part, node).map(move |result| CopyEvent::Ended(node, result)).boxed();
-        let suspicion = |node: NodeId| shared.suspected(node).map(move |()| CopyEvent::Suspected(node)).boxed();
+        let suspicion = |node: NodeId| shared.suspected(&part, node).map(move |()| CopyEvent::Suspected(node)).boxed();
         let mut running: BTreeSet<NodeId> = targets.first.iter().copied().collect();
         let mut events: FuturesUnordered<_> = running.iter().flat_map(|node| [copy(*node), suspicion(*node)]).collect();
+        if targets.local {
+            running.insert(this_node);
+            events.push(copy(this_node));
+        }
         while !running.is_empty()
             && let Some(event) = events.next().await
         {
@@ -178,8 +205,8 @@ impl ReplicationTask {
             match event {
                 CopyEvent::Ended(node, Ok(())) => {
                     running.remove(&node);
-                    self.part.holders.lock().push(node);
-                    self.reply_if_enough(targets.required);
+                    self.part.add_holder(node, node == this_node);
+                    self.reply_if_enough(&targets);
                 }
                 CopyEvent::Suspected(node) => {
                     // The copy goes on, in case that the node is only slow.
@@ -187,9 +214,11 @@ impl ReplicationTask {
                         failed = Some(node);
                     }
                 }
+                // The disk of this node: it takes no more parts of this put.
+                CopyEvent::Ended(node, Err(error)) if node == this_node => return self.end(Err(error)),
                 CopyEvent::Ended(node, Err(error)) => {
                     running.remove(&node);
-                    tracing::warn!(part = %self.part.part.part_id(), %node, %error, "a copy failed");
+                    tracing::warn!(part = %self.part.id(), %node, %error, "a copy failed");
                     failures.add(node, error);
                     failed = Some(node);
                 }
@@ -203,154 +232,89 @@ impl ReplicationTask {
                 events.extend(std::iter::once(copy(node)).chain((!is_suspicion).then(|| suspicion(node))));
             }
         }
-        self.finish(&targets, &failures);
+        self.finish(&targets, failures).await;
     }
 
-    fn reply_if_enough(&mut self, required: usize) {
-        if self.part.holders.lock().len() >= required
-            && let Some(reply) = self.reply.take()
-        {
-            let _ = reply.send(Ok(()));
+    fn end(&mut self, result: Result<()>) {
+        if let Some(reply) = self.reply.take() {
+            let _ = reply.send(result);
         }
     }
 
-    /// No node is left to try: as a last resort this node keeps the part too, although the shard is not placed here; fails if
+    /// If this node is one of the holders, its copy is among those that are waited for: the catalog learns of it with the commit.
+    fn reply_if_enough(&mut self, targets: &ReplicaTargets) {
+        let holders = self.part.holders();
+        if holders.len() >= targets.required && (!targets.local || holders.contains(&self.shared.orders.this_node())) {
+            self.end(Ok(()));
+        }
+    }
+
+    /// No node is left to try: as a last resort this node makes the part durable too, although the shard is not placed here; fails if
     /// there are still too few copies.
-    fn finish(&mut self, targets: &ReplicaTargets, failures: &CopyFailures) {
+    async fn finish(&mut self, targets: &ReplicaTargets, mut failures: CopyFailures) {
         if self.reply.is_none() {
             return;
         }
-        let this_node = self.shared.context.store.node();
-        let mut holders = self.part.holders.lock();
-        if !holders.contains(&this_node) {
-            holders.push(this_node);
+        let this_node = self.shared.orders.this_node();
+        if !targets.local {
+            match self.shared.keep(&self.part).await {
+                Ok(()) => self.part.add_holder(this_node, true),
+                Err(error) => failures.add(this_node, error),
+            }
         }
-        let held = holders.len();
-        drop(holders);
-        self.reply_if_enough(targets.required);
-        if let Some(reply) = self.reply.take() {
-            // RESOURCE_EXHAUSTED is the put's error only if all nodes that failed are full.
-            let full = failures.code == Some(Code::ResourceExhausted);
-            let error = if full { Error::exhausted } else { Error::unavailable };
-            let _ = reply.send(Err(error(format!(
-                "only {held} of the {} copies that shard {} of {} needs could be made: {}",
-                targets.required,
-                self.part.part.shard,
-                self.shared.table.join("/"),
-                failures.texts.join("; ")
-            ))));
-        }
+        self.reply_if_enough(targets);
+        // RESOURCE_EXHAUSTED is the put's error only if all nodes that failed are full.
+        let full = failures.code == Some(Code::ResourceExhausted);
+        let error = if full { Error::exhausted } else { Error::unavailable };
+        self.end(Err(error(format!(
+            "only {} of the {} copies that shard {} of {} needs could be made: {}",
+            self.part.holders().len(),
+            targets.required,
+            self.part.shard(),
+            self.shared.orders.table.join("/"),
+            failures.texts.join("; ")
+        ))));
     }
 }
 
 impl ReplicatorShared {
-    /// Orders `node` to pull the part. Returns when its copy is verified and durable.
+    /// Returns when the part is verified and durable on `node`.
     async fn copy_to(&self, part: &ReplicatedPart, node: NodeId) -> Result<()> {
-        let addr = self.peer_addr(node).ok_or_else(|| Error::unavailable("it is not in the cluster"))?;
-        let _permit = self.permits.acquire().await.map_err(|_| Error::cancelled("the node is stopping"))?;
-        part.ordered.lock().push(node);
-        let order = CopyPart {
-            part: Some(part.part.clone()),
-            table: self.table.clone(),
-            sources: self.sources(&part.holders.lock()),
-            background: false,
-        };
-        let timeout = COPY_TIMEOUT + Duration::from_secs(part.part.bytes / SLOWEST_BYTES_PER_SECOND);
-        let mut client = NodeClient::new(self.context.pool.channel(addr)?);
-        let copy = async { client.copy_part(order).await.map(|_| ()).map_err(Error::from) };
-        match tokio::time::timeout(timeout, self.context.pool.while_answering(addr, copy)).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::unavailable(format!("it took more than {} s", timeout.as_secs()))),
+        if node == self.orders.this_node() {
+            return self.keep(part).await;
         }
+        let span = CallSpan::begin("put.copy").with("volley.part", || part.id().to_string());
+        span.with("volley.node", || node.to_string()).run(self.orders.copy_to(part, node)).await
     }
 
-    /// Completes if the node does not answer a probe.
-    async fn suspected(&self, node: NodeId) {
-        match self.peer_addr(node) {
-            Some(addr) => self.context.pool.health(addr).suspected().await,
+    /// Makes the part durable on this node, once it is complete. A put that is cancelled meanwhile waits for that.
+    async fn keep(&self, part: &ReplicatedPart) -> Result<()> {
+        part.finished().await;
+        let file = part.take_file().ok_or_else(|| Error::internal("the file of a part was taken before"))?;
+        let committing = self.tasks.spawn_blocking(move || file.commit());
+        committing.await.unwrap_or_else(|e| Err(Error::internal(format!("making a part durable: {e}"))))
+    }
+
+    /// Completes if the node does not answer a probe after the part was complete. Before, a copy whose node hangs ends by itself.
+    async fn suspected(&self, part: &ReplicatedPart, node: NodeId) {
+        part.finished().await;
+        match self.orders.peer_addr(node) {
+            Some(addr) => self.orders.context.pool.health(addr).suspected().await,
             None => std::future::pending().await,
         }
     }
 
     /// Nodes that failed an earlier copy, or hang as far as this node knows.
     fn failed_nodes(&self) -> BTreeSet<NodeId> {
-        let hangs = |addr: &str| self.context.pool.health(addr).rank() == HealthRank::Silent;
-        let silent = other_nodes(&self.plan, self.context.store.node()).filter(|node| hangs(&node.peer_addr));
+        let (orders, hangs) =
+            (&self.orders, |addr: &str| self.orders.context.pool.health(addr).rank() == HealthRank::Silent);
+        let silent = other_nodes(&orders.plan, orders.this_node()).filter(|node| hangs(&node.peer_addr));
         self.failed.lock().iter().copied().chain(silent.map(|node| NodeId(node.id))).collect()
     }
 
-    /// Peer addresses that have the part: this node, then the other holders.
-    fn sources(&self, holders: &[NodeId]) -> Vec<String> {
-        let this_node = self.context.store.node();
-        let others = holders.iter().filter(|id| **id != this_node).filter_map(|id| self.peer_addr(*id));
-        std::iter::once(self.context.peer_addr.clone()).chain(others.map(String::from)).collect()
-    }
-
     async fn discard_on(&self, node: NodeId, request: DiscardPartsRequest) -> Result<()> {
-        let addr = self.peer_addr(node).ok_or_else(|| Error::unavailable("its address is unknown"))?;
-        NodeClient::new(self.context.pool.channel(addr)?).discard_parts(request).await?;
+        let addr = self.orders.peer_addr(node).ok_or_else(|| Error::unavailable("its address is unknown"))?;
+        NodeClient::new(self.orders.context.pool.channel(addr)?).discard_parts(request).await?;
         Ok(())
     }
-
-    fn peer_addr(&self, node: NodeId) -> Option<&str> {
-        self.plan.nodes.iter().find(|n| n.id == node.0).map(|n| n.peer_addr.as_str())
-    }
 }
-
-/// The nodes of the plan but `this_node`, whose own health is never looked up: a member is compared with all whose health is known,
-/// and a node that is cut off from the others still answers itself.
-fn other_nodes(plan: &WritePlan, this_node: NodeId) -> impl Iterator<Item = &catalog::Node> {
-    plan.nodes.iter().filter(move |node| node.id != this_node.0)
-}
-
-/// The nodes that are to hold a part.
-#[derive(Clone, Debug, PartialEq)]
-struct ReplicaTargets {
-    /// This node is one of the shard's holders: its copy counts from the start.
-    local: bool,
-    /// The other nodes that are ordered to copy it first.
-    first: Vec<NodeId>,
-    /// Nodes that replace failed ones, in this order.
-    substitutes: VecDeque<NodeId>,
-    /// The number of copies, including this node's if it counts, at which the put continues.
-    required: usize,
-}
-
-/// Chooses the holders of a part of `shard` that `this_node` writes. Nodes that `failed` earlier parts come last.
-fn choose_targets(plan: &WritePlan, shard: u32, this_node: NodeId, failed: &BTreeSet<NodeId>) -> ReplicaTargets {
-    let write = plan.write.as_ref();
-    let placed: Vec<NodeId> = write
-        .and_then(|w| w.placement.get(shard as usize))
-        .map(|holders| holders.nodes.iter().copied().map(NodeId).collect())
-        .unwrap_or_default();
-    let min_copies = write.and_then(|w| w.spec.as_ref()).map_or(1, |spec| spec.min_copies);
-    let mut substitutes: Vec<NodeId> = plan.nodes.iter().map(|n| NodeId(n.id)).collect();
-    substitutes.retain(|id| *id != this_node && !placed.contains(id));
-    if !substitutes.is_empty() {
-        // Spreads the shards over the substitutes.
-        let at = shard as usize % substitutes.len();
-        substitutes.rotate_left(at);
-    }
-    let mut first: Vec<NodeId> = placed.iter().copied().filter(|id| *id != this_node).collect();
-    replace_failed(&mut first, &mut substitutes, failed);
-    ReplicaTargets {
-        local: placed.is_empty() || placed.contains(&this_node),
-        first,
-        substitutes: substitutes.into(),
-        required: (min_copies as usize).clamp(1, placed.len().max(1)),
-    }
-}
-
-/// Replaces nodes that failed by substitutes that did not, while there are any.
-fn replace_failed(first: &mut [NodeId], substitutes: &mut Vec<NodeId>, failed: &BTreeSet<NodeId>) {
-    substitutes.sort_by_key(|id| failed.contains(id));
-    for place in first.iter_mut().filter(|id| failed.contains(id)) {
-        if substitutes.first().is_some_and(|id| !failed.contains(id)) {
-            substitutes.push(*place);
-            *place = substitutes.remove(0);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,4 +1,4 @@
-//! Step 3 of a put: the client's messages become sealed parts.
+//! Step 3 of a put: the client's messages become parts.
 //!
 //! An async task queues the messages ([`super::feed`]); a thread of the node's writers ([`super::writers`]) decodes them, splits
 //! their rows into shards ([`MessageWriter`]) and writes these into parts ([`super::part_sink`]).
@@ -16,7 +16,8 @@ use volley_common::{Error, Result};
 
 use super::blocks::TargetSizes;
 use super::bodies::PutSpool;
-use super::part_sink::{PartSink, PartSinkConfig, SealedPartSender};
+use super::part_events::PartEventSender;
+use super::part_sink::{PartSink, PartSinkConfig};
 use super::shards::BatchPartitioner;
 use crate::put_memory::BufferedRows;
 use crate::put_resources::PutResources;
@@ -25,8 +26,8 @@ use crate::put_resources::PutResources;
 pub const QUEUED_BYTES: usize = 4 << 20;
 /// Messages that may wait for the writer thread.
 pub const QUEUED_MESSAGES: usize = 64;
-/// Sealed parts that may wait for replication.
-pub const SEALED_PARTS: usize = 16;
+/// Events of parts that may wait for replication.
+pub const PART_EVENTS: usize = 16;
 
 /// What a writer receives.
 pub enum WriterInput {
@@ -39,7 +40,7 @@ pub enum WriterInput {
     End,
 }
 
-/// Turns messages into sealed parts. Blocks: used by one thread at a time.
+/// Turns messages into parts. Blocks: used by one thread at a time.
 pub struct MessageWriter {
     decoder: BatchDecoder,
     partitioner: BatchPartitioner,
@@ -50,7 +51,7 @@ pub struct MessageWriter {
 }
 
 impl MessageWriter {
-    /// `decoder` has read the schema. Each part is sent to `sealed` when it is durable.
+    /// `decoder` has read the schema. What happens to each part is sent to `events`.
     ///
     /// # Errors
     /// INVALID_ARGUMENT: a key column that does not exist or cannot be hashed.
@@ -58,7 +59,7 @@ impl MessageWriter {
         config: PartSinkConfig,
         resources: &PutResources,
         decoder: BatchDecoder,
-        sealed: SealedPartSender,
+        events: PartEventSender,
         runtime: Handle,
     ) -> Result<Self> {
         let first = first_shard(&config.write_id, config.first_seq, config.spec.shards);
@@ -73,7 +74,7 @@ impl MessageWriter {
         let spool = PutSpool { memory: memory.clone(), store: config.store.clone() };
         let decoder = decoder.with_spool(Arc::new(spool), resources.shares.decompressed);
         let decoder = decoder.with_cost_limit();
-        let parts = PartSink::new(config, sealed, runtime, memory.clone());
+        let parts = PartSink::new(config, events, runtime, memory.clone());
         let received_bytes = metrics::counter!("volley_put_bytes_total");
         let received_rows = metrics::counter!("volley_put_rows_total");
         let rows = BufferedRows::new(memory);
@@ -133,7 +134,7 @@ impl MessageWriter {
         Ok(())
     }
 
-    /// Writes all buffered rows and seals all parts.
+    /// Writes all buffered rows and finishes all parts.
     ///
     /// # Errors
     /// Disk errors.
@@ -145,6 +146,8 @@ impl MessageWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use arrow::array::{ArrayRef, Int64Array};
     use arrow_flight::utils::batches_to_flight_data;
     use tempfile::TempDir;
@@ -179,9 +182,11 @@ mod tests {
             first_block_bytes: 1 << 20,
             part_bytes: 1 << 30,
             seals: resources.seals.clone(),
+            contents: resources.contents.clone(),
+            remote_shards: HashSet::new(),
         };
-        let (sealed, _sealed_parts) = mpsc::channel(SEALED_PARTS);
-        let mut writer = MessageWriter::new(config, &resources, decoder, sealed, Handle::current()).unwrap();
+        let (events, _received) = mpsc::channel(PART_EVENTS);
+        let mut writer = MessageWriter::new(config, &resources, decoder, events, Handle::current()).unwrap();
         let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         writer.write(WriterInput::Message(messages.next().unwrap(), permit)).unwrap();
         assert!(writer.partitioner.buffered() > 0 && !resources.memory.is_short());

@@ -109,6 +109,7 @@ fn hello(state: &NodeContext) -> Hello {
             flight_uri: state.addresses.flight_uri.clone(),
             listeners: state.addresses.listeners.clone(),
             peer_addr: state.addresses.peer_addr.clone(),
+            local_socket: state.addresses.local_socket.clone(),
             state: NodeState::Alive.into(),
             software: concat!("volley-node ", env!("CARGO_PKG_VERSION")).into(),
             ..Node::default()

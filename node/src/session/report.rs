@@ -9,7 +9,7 @@ use tokio::time::Interval;
 use volley_common::server::ServerTls;
 use volley_common::wire::cluster::node_report::Report;
 use volley_common::wire::cluster::{Heartbeat, HeldPart, HeldParts, Inventory, LostParts, NodeReport, OrderDone};
-use volley_common::{Error, Result, clock};
+use volley_common::{Error, PartId, Result, clock};
 
 use crate::copy::ReceivedParts;
 use crate::storage::PartStore;
@@ -108,14 +108,18 @@ impl ReportSender {
         Ok(())
     }
 
-    /// The parts that were copied to this node.
+    /// The parts that were copied to this node, and that it still holds.
     pub async fn received(&self, received: &ReceivedParts) -> Result<()> {
         loop {
-            let parts = received.take(PAGE);
+            let mut parts = received.take(PAGE);
             if parts.is_empty() {
                 return Ok(());
             }
-            self.send(Report::Held(HeldParts { parts })).await?;
+            // The leader must not count what was removed since.
+            parts.retain(|part| part.id.as_ref().is_some_and(|id| self.store.holds(PartId::from(id))));
+            if !parts.is_empty() {
+                self.send(Report::Held(HeldParts { parts })).await?;
+            }
         }
     }
 
@@ -138,10 +142,41 @@ impl ReportSender {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
     use tempfile::TempDir;
     use tokio::sync::oneshot;
+    use volley_common::wire::catalog::Compression;
 
     use super::*;
+    use crate::storage::PartSpec;
+
+    #[tokio::test]
+    async fn part_that_was_removed_since_is_not_reported() {
+        let dir = TempDir::new().unwrap();
+        let store = PartStore::open(dir.path()).unwrap();
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..3));
+        let batch = RecordBatch::try_from_iter([("n", column)]).unwrap();
+        let (table, schema, compression) = ("t".parse().unwrap(), batch.schema(), Compression::None);
+        let spec = PartSpec { table, shard: 0, write: "w".into(), seq: 0, schema, compression };
+        let ids = [0, 1].map(|_| {
+            let mut writer = store.create(spec.clone()).unwrap();
+            writer.write(&batch).unwrap();
+            writer.seal().unwrap().id
+        });
+        let received = ReceivedParts::default();
+        store.held(&ids).into_iter().for_each(|part| received.add(part, true));
+        let (reports, mut sent) = mpsc::channel(64);
+        let reporter = ReportSender::new(store.clone(), None, reports);
+        store.remove(&ids[..1]).unwrap();
+        reporter.received(&received).await.unwrap();
+        let Some(Report::Held(held)) = sent.recv().await.unwrap().report else { panic!("parts are reported") };
+        let reported: Vec<PartId> = held.parts.iter().filter_map(|part| part.id.as_ref()).map(PartId::from).collect();
+        assert_eq!(reported, [ids[1]]);
+        received.add(held.parts[0].clone(), true);
+        store.remove(&ids).unwrap();
+        reporter.received(&received).await.unwrap();
+        assert!(sent.try_recv().is_err() && received.take(1).is_empty());
+    }
 
     #[tokio::test]
     async fn heartbeats_continue_during_long_work() {

@@ -2,9 +2,10 @@
 
 use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, PollInfo, SchemaResult, Ticket};
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::metadata::MetadataMap;
 use volley_common::ipc::schema::schema_message;
+use volley_common::local_read::socket_hints::LOCAL_KEY;
 use volley_common::options::TableRequest;
 use volley_common::options::sql::SqlContent;
 use volley_common::wire::cluster::{self, Query, TableVersion};
@@ -146,11 +147,11 @@ impl InfoCall<'_> {
         let schema = schema_message(&planned.schema)?;
         let is_large = planned.result_bytes.zip(least).is_some_and(|(bytes, least)| bytes >= least);
         if is_large && let Some(info) = call.flight_info(query, &planned, &schema).await? {
-            let app_metadata = versions_json(&planned.tables);
+            let app_metadata = with_local_sockets(&planned.tables, &info.app_metadata);
             return Ok(FlightInfo { flight_descriptor: Some(self.descriptor.clone()), app_metadata, ..info });
         }
         let expires_ms = planned.expires_ms.unwrap_or_else(|| clock::now_ms() + TABLELESS_MS);
-        let app_metadata = versions_json(&planned.tables);
+        let app_metadata = versions_json(&planned.tables).to_string().into();
         let mut ticket = cluster::Ticket {
             flight: rand::random(),
             expires_ms,
@@ -183,9 +184,19 @@ impl InfoCall<'_> {
 }
 
 /// The tables of a query and the versions that it reads, as JSON.
-fn versions_json(tables: &[TableVersion]) -> Bytes {
+fn versions_json(tables: &[TableVersion]) -> Value {
     let table = |table: &TableVersion| json!({ "table": table.table.join("/"), "version": table.version });
-    json!({ "tables": tables.iter().map(table).collect::<Vec<_>>() }).to_string().into()
+    json!({ "tables": tables.iter().map(table).collect::<Vec<_>>() })
+}
+
+/// The same of a query with a stored result, with the local sockets that the plan of its result has.
+fn with_local_sockets(tables: &[TableVersion], of_result: &[u8]) -> Bytes {
+    let mut metadata = versions_json(tables);
+    let of_result = serde_json::from_slice::<Value>(of_result).unwrap_or_default();
+    if let Some(sockets) = of_result.get(LOCAL_KEY) {
+        metadata[LOCAL_KEY] = sockets.clone();
+    }
+    metadata.to_string().into()
 }
 
 /// An endpoint that can be read until this time, in milliseconds since 1970.

@@ -122,6 +122,7 @@ fn of_signed(caller: &SqlCaller, signed: &Bytes) -> Result<Redeemable> {
     if ticket.query.is_none() {
         return Ok(Redeemable::Ticket(signed.clone()));
     }
+    get::note_ticket(&ticket);
     caller.access.check_ticket(&ticket)?;
     cluster.check_not_cancelled(&ticket)?;
     of_query(ticket).map(|query| Redeemable::Query(Box::new(query)))

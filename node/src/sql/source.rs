@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use volley_common::ipc::schema::parse_schema;
+use volley_common::telemetry::trace::KeptContext;
 use volley_common::wire::cluster::{self, PlanTablesRequest, TableVersion};
 use volley_common::{Error, Result, TableName, clock, partition};
 use volley_sql::predicate::Predicate;
@@ -40,6 +41,8 @@ pub struct NodeSource {
     caller: SqlCaller,
     /// Where connections and disks are waited for: the threads of the node, not those of the engine.
     io: Handle,
+    /// The call that the statement belongs to.
+    call: KeptContext,
     planned: Mutex<PlannedVersions>,
     pruning: PruningDeadline,
 }
@@ -82,7 +85,8 @@ impl NodeSource {
     pub fn new(caller: SqlCaller, pinned: PinnedTables) -> Arc<Self> {
         let rights = PlannedRights::default();
         let planned = Mutex::new(PlannedVersions { tables: pinned, expires_ms: None, rights });
-        Arc::new(NodeSource { caller, io: Handle::current(), planned, pruning: PruningDeadline::default() })
+        let (io, call) = (Handle::current(), KeptContext::current());
+        Arc::new(NodeSource { caller, io, call, planned, pruning: PruningDeadline::default() })
     }
 
     /// The ids and versions of those of these tables that were planned. The others as the statement names them.
@@ -178,7 +182,7 @@ impl NodeSource {
 
     /// Runs `call` on the threads of the node.
     async fn on_node<T: Send + 'static>(&self, call: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-        let ended = AbortOnDropHandle::new(self.io.spawn(call)).await;
+        let ended = AbortOnDropHandle::new(self.io.spawn(self.call.carry(call))).await;
         ended.unwrap_or_else(|e| Err(Error::internal(format!("a call to a coordinator failed: {e}"))))
     }
 }
@@ -227,7 +231,7 @@ impl TableSource for NodeSource {
         let scanner = PartScanner::new(self.caller.context.get.clone(), self.caller.asserted.clone()).counting(counts);
         let (ticket, schema) = (table.ticket.clone(), table.schema.clone());
         let rows = scanner.scan(ticket, schema, parts, columns, filter, limit.map(|rows| rows as u64));
-        read_on(self.io.clone(), rows)
+        read_on(self.io.clone(), self.call.clone(), rows)
     }
 }
 
@@ -254,21 +258,22 @@ fn listed(table: cluster::TableSummary) -> Result<ListedTable> {
     Ok(ListedTable { name, schema: parse_schema(&schema)?, rows, bytes, version })
 }
 
-/// The same items, read by a task of `io`. The task starts with the first poll, and ends when the stream is dropped.
+/// The same items, read by a task of `io` for a call. The task starts with the first poll, and ends when the stream is dropped.
 pub(super) fn read_on<T: Send + 'static>(
     io: Handle,
+    call: KeptContext,
     rows: BoxStream<'static, Result<T>>,
 ) -> BoxStream<'static, Result<T>> {
     let start = async move {
         let (send, receive) = mpsc::channel(READ_AHEAD);
-        let task = AbortOnDropHandle::new(io.spawn(async move {
+        let task = AbortOnDropHandle::new(io.spawn(call.carry(async move {
             let mut rows = rows;
             while let Some(item) = rows.next().await {
                 if send.send(item).await.is_err() {
                     return;
                 }
             }
-        }));
+        })));
         stream::unfold((receive, Some(task)), |(mut receive, mut task)| async move {
             if let Some(item) = receive.recv().await {
                 return Some((item, (receive, task)));

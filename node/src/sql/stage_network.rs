@@ -14,9 +14,9 @@ use futures::{Stream, StreamExt, stream};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Streaming;
-use tonic::transport::Channel;
 use volley_common::http2::SilenceWatch;
-use volley_common::net::ConnectionPool;
+use volley_common::net::{ConnectionPool, MemberChannel};
+use volley_common::telemetry::trace::{KeptContext, carry};
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::catalog::Node;
 use volley_common::wire::cluster::node_client::NodeClient;
@@ -58,7 +58,7 @@ impl NodeNetwork {
 
     /// Runs `call` on the threads of the node.
     async fn on_node<T: Send + 'static>(&self, call: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-        let ended = AbortOnDropHandle::new(self.io.spawn(call)).await;
+        let ended = AbortOnDropHandle::new(self.io.spawn(carry(call))).await;
         ended.unwrap_or_else(|e| Err(Error::internal(format!("a call to a node failed: {e}"))))
     }
 }
@@ -119,7 +119,7 @@ impl QueryNetwork for NodeNetwork {
             let reports = pool.while_answering(&addr, started).await?;
             Ok::<_, Error>(while_answering(reports, pool.silence(&addr)).boxed())
         };
-        Ok(read_on(self.io.clone(), self.on_node(call).await?))
+        Ok(read_on(self.io.clone(), KeptContext::current(), self.on_node(call).await?))
     }
 
     async fn read_task(
@@ -134,7 +134,7 @@ impl QueryNetwork for NodeNetwork {
             let rows = pool.while_answering(&addr, started).await?;
             Ok::<_, Error>(while_answering(rows, pool.silence(&addr)).boxed())
         };
-        Ok(read_on(self.io.clone(), self.on_node(call).await?))
+        Ok(read_on(self.io.clone(), KeptContext::current(), self.on_node(call).await?))
     }
 }
 
@@ -156,7 +156,7 @@ impl Stream for TaskOrders {
     }
 }
 
-fn worker_client(pool: &ConnectionPool, addr: &str) -> Result<NodeClient<Channel>> {
+fn worker_client(pool: &ConnectionPool, addr: &str) -> Result<NodeClient<MemberChannel>> {
     let client = NodeClient::new(pool.channel(addr)?);
     Ok(client.max_decoding_message_size(MAX_PEER_MESSAGE).max_encoding_message_size(MAX_PEER_MESSAGE))
 }
@@ -207,6 +207,6 @@ impl TableSource for TaskSource {
         let scanner = PartScanner::new(self.get.clone(), caller).counting(counts);
         let (ticket, schema) = (table.ticket.clone(), table.schema.clone());
         let rows = scanner.scan(ticket, schema, parts, columns, filter, limit.map(|rows| rows as u64));
-        read_on(self.io.clone(), rows)
+        read_on(self.io.clone(), KeptContext::current(), rows)
     }
 }

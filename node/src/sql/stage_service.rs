@@ -6,8 +6,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tonic::{Status, Streaming};
 use volley_common::telemetry::GaugeGuard;
+use volley_common::telemetry::trace::note;
 use volley_common::wire::cluster::{
-    DescribeWorkerReply, QueryTaskOrder, QueryTaskReport, QueryTaskRows, ReadQueryTaskRequest,
+    DescribeWorkerReply, QueryTaskKey, QueryTaskOrder, QueryTaskReport, QueryTaskRows, ReadQueryTaskRequest,
 };
 use volley_common::{Error, Result};
 use volley_sql::engine::QueryWorker;
@@ -36,6 +37,7 @@ pub async fn describe(context: &Arc<SqlContext>) -> Result<DescribeWorkerReply> 
 pub async fn run_task(context: &SqlContext, mut orders: Streaming<QueryTaskOrder>) -> Result<Replies<QueryTaskReport>> {
     let start = orders.message().await?.and_then(|order| order.start);
     let start = start.ok_or_else(|| Error::invalid("the first order does not start a task"))?;
+    note_task(start.key.as_ref());
     // Other orders are of a later version. An error is the end, too: the head is lost.
     let ended = Box::pin(async move { while let Ok(Some(_)) = orders.message().await {} });
     let (runtime, worker) = worker(context).await?;
@@ -54,9 +56,18 @@ pub async fn run_task(context: &SqlContext, mut orders: Streaming<QueryTaskOrder
 /// # Errors
 /// Those of [`QueryWorker::read_task`].
 pub async fn read_task(context: &SqlContext, request: ReadQueryTaskRequest) -> Result<Replies<QueryTaskRows>> {
+    note_task(request.key.as_ref());
     let (runtime, worker) = worker(context).await?;
     let rows = runtime.spawn(async move { worker.read_task(request).await }).await?;
     Ok(rows.map(|rows| rows.map_err(Status::from)).boxed())
+}
+
+/// Adds to the span of the call of which task it is.
+fn note_task(key: Option<&QueryTaskKey>) {
+    let Some(key) = key else { return };
+    note("volley.query_id", || key.query.clone());
+    note("volley.stage", || key.stage as i64);
+    note("volley.task", || key.task as i64);
 }
 
 async fn worker(context: &SqlContext) -> Result<(Arc<QueryRuntime>, Arc<QueryWorker>)> {

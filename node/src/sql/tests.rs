@@ -14,13 +14,12 @@ use arrow_flight::utils::batches_to_flight_data;
 use arrow_flight::{FlightData, FlightInfo, Ticket};
 use futures::{StreamExt, TryStreamExt, stream};
 use tonic::service::Routes;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tower::Service;
 use volley_common::clock;
 use volley_common::identity::Access;
 use volley_common::ipc::schema::parse_schema;
-use volley_common::net::ConnectionPool;
+use volley_common::net::{ConnectionPool, MemberChannel};
 use volley_common::wire::catalog::{Cancelled, WriteState};
 use volley_sql::flight_sql::PreparedHandle;
 
@@ -34,7 +33,7 @@ use crate::router::NodeRouter;
 /// A query that runs for longer than any test.
 const ENDLESS: &str = "WITH RECURSIVE n AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM n WHERE x < 1000000000000) SELECT count(*) AS c FROM n";
 
-async fn node() -> (TestNode, FlightServiceClient<Channel>) {
+async fn node() -> (TestNode, FlightServiceClient<MemberChannel>) {
     let node = TestNode::serving(|node, request| {
         let mut router = NodeRouter::new(&node, Routes::default(), "");
         async move { router.call(request).await.unwrap_or_else(|never| match never {}) }
@@ -48,12 +47,12 @@ fn command(sql: &str) -> FlightDescriptor {
     FlightDescriptor::new_cmd(serde_json::json!({ "sql": sql }).to_string())
 }
 
-async fn info(client: &mut FlightServiceClient<Channel>, sql: &str) -> Result<FlightInfo, Status> {
+async fn info(client: &mut FlightServiceClient<MemberChannel>, sql: &str) -> Result<FlightInfo, Status> {
     Ok(client.get_flight_info(command(sql)).await?.into_inner())
 }
 
 /// The first column of what a ticket gives.
-async fn numbers(client: &mut FlightServiceClient<Channel>, ticket: Ticket) -> Result<Vec<i64>, Status> {
+async fn numbers(client: &mut FlightServiceClient<MemberChannel>, ticket: Ticket) -> Result<Vec<i64>, Status> {
     let data = client.do_get(ticket).await?.into_inner().map_err(FlightError::from);
     let batches = FlightRecordBatchStream::new_from_flight_data(data).try_collect::<Vec<_>>().await;
     let batches = batches.map_err(|error| match error {

@@ -7,6 +7,7 @@ use arrow::datatypes::SchemaRef;
 use serde_json::json;
 use tokio::time::Instant;
 use volley_common::ipc::schema::parse_schema;
+use volley_common::telemetry::trace::carry;
 use volley_common::wire::catalog::{DescriptorKind, WriteMode};
 use volley_common::wire::cluster::BeginWriteRequest;
 use volley_common::{Code, Error, Result, TableName, TransactionId};
@@ -61,7 +62,7 @@ pub async fn end(
             }
         }
     };
-    let ended = tasks.spawn(ending).await;
+    let ended = tasks.spawn(carry(ending)).await;
     ended.unwrap_or_else(|e| Err(Error::internal(format!("ending a transaction failed: {e}"))))
 }
 

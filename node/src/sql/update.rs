@@ -16,6 +16,7 @@ use tonic::metadata::MetadataMap;
 use volley_common::ipc::encode::{IpcMessage, encode_messages};
 use volley_common::ipc::schema::{flight_header, schema_message};
 use volley_common::server::audit::REQUEST_ID_HEADER;
+use volley_common::telemetry::trace::carry;
 use volley_common::{Code, Error, Result, TableName, TransactionId};
 use volley_sql::engine::RowsShare;
 use volley_sql::statement::{CreateTable, QueryStatement, SqlStatement, UpdateStatement, parse};
@@ -112,7 +113,8 @@ impl UpdateCall {
         let (proxy, call) = (self.proxy, MetadataRequest { head: self.head, body: Bytes::new() });
         // It runs to its end also if the client goes.
         let tasks = self.caller.context.put.tasks.clone();
-        let dropped = tasks.spawn(async move { run_action(&proxy, &call, "drop_table", body.into()).await }).await;
+        let dropped =
+            tasks.spawn(carry(async move { run_action(&proxy, &call, "drop_table", body.into()).await })).await;
         dropped.unwrap_or_else(|e| Err(Error::internal(format!("dropping a table failed: {e}"))))?;
         Ok(0)
     }

@@ -9,6 +9,7 @@ use volley_common::{Error, Result};
 use super::fingerprint::FileFingerprint;
 use super::inventory::{PartEntry, PartInventory};
 use super::layout::PartFileName;
+use super::open_part::OpenParts;
 use super::part_cache::PartCache;
 use super::shard_dirs::ShardDirs;
 use super::verification_log::Verification;
@@ -25,6 +26,8 @@ pub struct PartCommitter {
     pub cache: Arc<PartCache>,
     /// Where parts are placed.
     pub dirs: Arc<ShardDirs>,
+    /// The parts that are written and not durable.
+    pub open: Arc<OpenParts>,
 }
 
 impl PartCommitter {

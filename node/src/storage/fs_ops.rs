@@ -9,9 +9,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::Path;
 
-/// Creates a file; fails if it exists.
+/// Creates a file to write and to read; fails if it exists.
 pub fn create(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
     trace::created(path);
     Ok(file)
 }

@@ -1,5 +1,7 @@
 //! What metrics tell of a node's parts and disk, read at each scrape.
 
+use volley_common::clock;
+
 use super::part_store::PartStore;
 
 impl PartStore {
@@ -22,6 +24,9 @@ impl PartStore {
         set("volley_node_is_writable", u64::from(status.read_only_reason.is_empty()));
         set("volley_node_is_degraded", u64::from(!status.degraded_reason.is_empty()));
         set("volley_scrub_completed_timestamp_seconds", status.last_scrub_ms / 1000);
+        // Without a part none waits for its verification.
+        let oldest_ms = self.0.inventory.oldest_verification_ms().unwrap_or_else(clock::now_ms);
+        set("volley_scrub_oldest_verification_timestamp_seconds", oldest_ms / 1000);
         let marks = self.0.volume.watermarks();
         for (mark, percent) in [("high", marks.high), ("low", marks.low)] {
             metrics::gauge!("volley_disk_watermark_ratio", "mark" => mark).set(percent / 100.0);

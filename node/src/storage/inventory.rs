@@ -127,6 +127,11 @@ impl PartInventory {
         (at_ms <= before).then_some(id)
     }
 
+    /// When the part whose verification is oldest was verified, milliseconds since 1970; 0: one never was. `None`: there is no part.
+    pub fn oldest_verification_ms(&self) -> Option<u64> {
+        self.0.lock().by_verification.first().map(|(at_ms, _)| *at_ms)
+    }
+
     /// The last verification of every part that has one.
     pub fn verifications(&self) -> HashMap<PartId, Verification> {
         self.all().iter().filter_map(|entry| Some((entry.name.id, entry.verification?))).collect()
@@ -196,6 +201,7 @@ mod tests {
             assert_eq!(inventory.digest(), (digest, all.len() as u64));
             let oldest = all.iter().map(|entry| (entry.verified_ms(), entry.name.id)).min();
             assert_eq!(inventory.due_for_verification(0), oldest.map(|(_, id)| id));
+            assert_eq!(inventory.oldest_verification_ms(), oldest.map(|(at_ms, _)| at_ms));
         }
     }
 }

@@ -6,8 +6,9 @@
 //! | `layout` | the paths of the data folder |
 //! | `inventory` | which parts there are; `scan` reads them at start |
 //! | `part_writer` | record batches → a part |
+//! | `open_part` | a part that other nodes read while it is written, or before it is durable |
 //! | `part_receiver` | bytes from another node → a part |
-//! | `commit_part`, `shard_dirs` | how a part becomes durable |
+//! | `commit_part`, `shard_dirs` | how a part becomes durable; `dir_syncs`: the folders of many parts at once |
 //! | `part`, `mapping` | a part, mapped and parsed |
 //! | `part_cache` | parts that stay open for the next reader |
 //! | `checksum`, `verification_log` | verifying a part; when each was last verified |
@@ -23,6 +24,7 @@
 //! | `query_folder` | the folder of what queries have no memory for |
 //! | `machine_memory` | how much memory the process may use |
 //! | `spool` | files without a name, for what is too large for memory |
+//! | `blocking_drop` | values whose end may wait for the disk |
 //! | `dictionaries` | whether a batch fits into a part |
 //! | `fs_ops` | the operations by which the folder changes |
 //! | `gauges` | what metrics tell of parts and disk |
@@ -33,11 +35,13 @@
 //! The store uses the modules below it, and these never use the store: writers and receivers hold a `PartCommitter`
 //! (volume, inventory, cache).
 
+mod blocking_drop;
 mod checksum;
 mod checksummed_file;
 mod commit_part;
 mod control_file;
 mod dictionaries;
+mod dir_syncs;
 mod disk_health;
 mod disk_space;
 mod fingerprint;
@@ -48,6 +52,7 @@ mod io_failure;
 mod layout;
 mod machine_memory;
 mod mapping;
+mod open_part;
 mod orphans;
 mod part;
 mod part_cache;
@@ -66,18 +71,20 @@ mod spool;
 mod verification_log;
 mod volume;
 
+pub use blocking_drop::BlockingDrop;
 pub use dictionaries::{MAX_WHOLE_BATCH_BYTES, MAX_WHOLE_BYTES};
 pub use disk_space::{DiskSpace, Watermarks};
 pub use fingerprint::FileFingerprint;
 pub use machine_memory::available_memory;
 pub use mapping::copy_last_page;
+pub use open_part::{FOLLOWED_BYTES, OpenPart, PartProgress};
 pub use orphans::OrphanCount;
 pub use part::{Part, PartMessage};
 pub use part_receiver::PartReceiver;
 pub use part_store::{PartStore, StoreStatus};
-pub use part_writer::{BatchWrite, PartSpec, PartWriter, SealedPart};
+pub use part_writer::{BatchWrite, FinishedPart, PartSpec, PartWriter, SealedPart};
 pub use seen_catalog::CatalogPosition;
-pub use spool::{BlockingDrop, SpoolFile};
+pub use spool::SpoolFile;
 
 #[cfg(test)]
 mod tests;

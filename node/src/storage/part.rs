@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use arrow_ipc::{Block, Footer, Message as IpcMessage, MessageHeader};
@@ -114,6 +115,11 @@ impl Part {
     /// The file's fingerprint when it was opened.
     pub fn fingerprint(&self) -> FileFingerprint {
         self.fingerprint
+    }
+
+    /// The file, open for reading.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// Whether all these bytes are in memory, so that reading them does not wait for the disk. Undefined for a file that was

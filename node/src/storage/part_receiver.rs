@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 
 use volley_common::wire::catalog;
+use volley_common::wire::cluster::PartEnd;
 use volley_common::{Error, Result, TableName};
 
 use super::commit_part::PartCommitter;
@@ -19,7 +20,8 @@ pub struct PartReceiver {
     name: PartFileName,
     table: TableName,
     shard: u32,
-    expected_bytes: u64,
+    /// Unknown while the part is written by its source: then the checksum in `name` is unknown, too.
+    expected_bytes: Option<u64>,
     bytes: u64,
     crc32c: u32,
 }
@@ -27,6 +29,20 @@ pub struct PartReceiver {
 impl PartReceiver {
     /// Creates a receiver for the part with this row in the catalog.
     pub(super) fn new(committer: PartCommitter, part: &catalog::Part, table: &TableName) -> Result<Self> {
+        PartReceiver::expecting(Some(part.bytes), committer, part, table)
+    }
+
+    /// Creates a receiver for a part whose length and checksum come with its last bytes.
+    pub(super) fn of_open_part(committer: PartCommitter, part: &catalog::Part, table: &TableName) -> Result<Self> {
+        PartReceiver::expecting(None, committer, part, table)
+    }
+
+    fn expecting(
+        expected_bytes: Option<u64>,
+        committer: PartCommitter,
+        part: &catalog::Part,
+        table: &TableName,
+    ) -> Result<Self> {
         let id = part.part_id();
         let (file, temp) = committer.volume.create_temp(id, part.bytes)?;
         Ok(PartReceiver {
@@ -36,7 +52,7 @@ impl PartReceiver {
             name: PartFileName { write: part.write.clone(), seq: part.seq, id, crc32c: part.crc32c },
             table: table.clone(),
             shard: part.shard,
-            expected_bytes: part.bytes,
+            expected_bytes,
             bytes: 0,
             crc32c: 0,
         })
@@ -48,10 +64,10 @@ impl PartReceiver {
     /// DATA_LOSS: more bytes than the catalog says. RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the disk failed.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let total = self.bytes + bytes.len() as u64;
-        if total > self.expected_bytes {
+        if let Some(expected) = self.expected_bytes.filter(|expected| total > *expected) {
             return Err(Error::data_loss(format!(
-                "more than the {} bytes of {:?} were received",
-                self.expected_bytes, self.name.id
+                "more than the {expected} bytes of {:?} were received",
+                self.name.id
             )));
         }
         let volume = &self.committer.volume;
@@ -63,6 +79,14 @@ impl PartReceiver {
         Ok(())
     }
 
+    /// Sets length and checksum of a part of which they were unknown.
+    pub fn set_end(&mut self, end: PartEnd) {
+        if self.expected_bytes.is_none() {
+            self.expected_bytes = Some(end.bytes);
+            self.name.crc32c = end.crc32c;
+        }
+    }
+
     /// Bytes received so far.
     pub fn received(&self) -> u64 {
         self.bytes
@@ -71,12 +95,17 @@ impl PartReceiver {
     /// Checks length and CRC-32C, makes the part durable and adds it to the inventory.
     ///
     /// # Errors
-    /// DATA_LOSS: length or checksum differ from the catalog's. RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the disk failed.
+    /// DATA_LOSS: length or checksum differ from those that the catalog or the writer says. RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the
+    /// disk failed, or the end of an open part is unknown.
     pub fn finish(mut self) -> Result<()> {
-        if (self.bytes, self.crc32c) != (self.expected_bytes, self.name.crc32c) {
+        let id = self.name.id;
+        let Some(expected) = self.expected_bytes else {
+            return Err(Error::unavailable(format!("{} bytes of {id:?} were received without their end", self.bytes)));
+        };
+        if (self.bytes, self.crc32c) != (expected, self.name.crc32c) {
             return Err(Error::data_loss(format!(
-                "{:?} was received with {} bytes and checksum {:08x}, the catalog says {} and {:08x}",
-                self.name.id, self.bytes, self.crc32c, self.expected_bytes, self.name.crc32c
+                "{id:?} was received with {} bytes and checksum {:08x}, the catalog says {expected} and {:08x}",
+                self.bytes, self.crc32c, self.name.crc32c
             )));
         }
         let dir = self.committer.volume.layout().shard(&self.table, self.shard);

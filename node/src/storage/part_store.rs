@@ -22,6 +22,7 @@ use super::disk_space::{DiskSpace, Watermarks};
 use super::inventory::PartInventory;
 use super::io_failure::IoFailure;
 use super::layout::Layout;
+use super::open_part::{OpenPart, OpenParts};
 use super::orphans::{OrphanCount, OrphanFolder};
 use super::part::Part;
 use super::part_cache::PartCache;
@@ -47,6 +48,7 @@ pub(super) struct OpenStore {
     pub inventory: Arc<PartInventory>,
     pub cache: Arc<PartCache>,
     pub dirs: Arc<ShardDirs>,
+    open: Arc<OpenParts>,
     pub orphans: OrphanFolder,
     quarantine: Quarantine,
     last_scrub_ms: AtomicU64,
@@ -107,6 +109,7 @@ impl PartStore {
             inventory: Arc::new(PartInventory::new(parts)),
             cache: Arc::default(),
             dirs: Arc::default(),
+            open: Arc::default(),
             last_scrub_ms: log.last_scrub_ms.into(),
         };
         store.volume.refresh_space();
@@ -179,6 +182,20 @@ impl PartStore {
     pub fn receive(&self, part: &catalog::Part, table: &TableName) -> Result<PartReceiver> {
         check_write_id(&part.write)?;
         PartReceiver::new(self.committer(), part, table)
+    }
+
+    /// Starts to receive a part that another node still writes: length and checksum of its row are not known yet.
+    ///
+    /// # Errors
+    /// As [`PartStore::create`].
+    pub fn receive_open(&self, part: &catalog::Part, table: &TableName) -> Result<PartReceiver> {
+        check_write_id(&part.write)?;
+        PartReceiver::of_open_part(self.committer(), part, table)
+    }
+
+    /// The part, while this node writes it and until it is durable here or dropped.
+    pub fn open_part_of(&self, id: PartId) -> Option<Arc<OpenPart>> {
+        self.0.open.get(id)
     }
 
     /// Whether the node holds the part.
@@ -365,6 +382,7 @@ impl PartStore {
             inventory: self.0.inventory.clone(),
             cache: self.0.cache.clone(),
             dirs: self.0.dirs.clone(),
+            open: self.0.open.clone(),
         }
     }
 

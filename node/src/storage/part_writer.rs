@@ -2,23 +2,28 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::IpcWriteOptions;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use tokio::sync::watch;
 use volley_common::ipc::file::{AppendSlices, FileEncoder};
 use volley_common::ipc::schema::schema_message;
 use volley_common::ipc::statistics::{STATISTICS_KEY, StatisticsBuilder};
 use volley_common::wire::catalog::Compression;
+use volley_common::wire::cluster::PartEnd;
 use volley_common::{Error, PartId, Result, TableName};
 
 use super::commit_part::PartCommitter;
 use super::dictionaries::PartDictionaries;
 use super::fs_ops;
 use super::layout::PartFileName;
+use super::open_part::{FOLLOWED_BYTES, OpenPart, PartProgress};
 use super::volume::{TempPath, Volume};
 
 /// Bytes that are checksummed and then written while they are still in the processor's cache, rounded up to whole slices.
@@ -37,7 +42,7 @@ pub struct PartSpec {
     pub seq: u64,
     /// The table's schema (as parsed from `Table.schema`).
     pub schema: SchemaRef,
-    /// Compression of message bodies.
+    /// Compression of message bodies; `Auto` is none.
     pub compression: Compression,
 }
 
@@ -51,7 +56,7 @@ pub enum BatchWrite {
     NeedsNewPart,
 }
 
-/// A part that is durable on this node.
+/// A part that is complete: durable on this node, or about to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SealedPart {
     /// Its id.
@@ -77,13 +82,47 @@ pub struct PartWriter {
     statistics: StatisticsBuilder,
     rows: u64,
     batches: u32,
+    open: Arc<OpenPart>,
+}
+
+/// A part whose last byte is written, and which is not durable. Other nodes can read it. Leaves nothing behind if it is dropped before
+/// [`FinishedPart::commit`].
+pub struct FinishedPart {
+    sealed: SealedPart,
+    committer: PartCommitter,
+    temp: TempPath,
+    file: Arc<File>,
+    dir: PathBuf,
+    name: PartFileName,
+    open: Arc<OpenPart>,
 }
 
 /// A growing file, its length and its CRC-32C.
 struct ChecksummingFile {
-    file: File,
+    file: Arc<File>,
     bytes: u64,
     crc32c: u32,
+    /// Whether it is written back to the disk while it grows.
+    writes_back: bool,
+    progress: watch::Sender<PartProgress>,
+}
+
+impl ChecksummingFile {
+    /// Tells readers of further whole chunks.
+    fn report(&self) {
+        let written = self.bytes / FOLLOWED_BYTES * FOLLOWED_BYTES;
+        self.progress.send_if_modified(|progress| {
+            let has_grown = progress.written < written;
+            progress.written = written;
+            has_grown
+        });
+    }
+
+    /// Tells readers that the last byte is written.
+    fn report_end(&self) {
+        let end = PartEnd { bytes: self.bytes, crc32c: self.crc32c };
+        self.progress.send_replace(PartProgress { written: self.bytes, end: Some(end) });
+    }
 }
 
 impl AppendSlices for ChecksummingFile {
@@ -97,17 +136,20 @@ impl AppendSlices for ChecksummingFile {
                 bytes += slice.len();
                 slices = rest;
             }
-            write_all(&mut self.file, &mut step)?;
+            write_all(&self.file, &mut step)?;
             step.clear();
-            fs_ops::start_writeback(&self.file, self.bytes, self.bytes + bytes as u64);
+            if self.writes_back {
+                fs_ops::start_writeback(&self.file, self.bytes, self.bytes + bytes as u64);
+            }
             self.bytes += bytes as u64;
         }
+        self.report();
         Ok(())
     }
 }
 
 /// Writes the slices without copying them into one buffer; one system call as a rule.
-fn write_all(file: &mut File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+fn write_all(mut file: &File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
         match file.write_vectored(slices) {
@@ -126,12 +168,24 @@ impl PartWriter {
         schema_message(&spec.schema)?;
         let id = PartId::random();
         let (file, temp) = committer.volume.create_temp(id, 0)?;
-        let file = ChecksummingFile { file, bytes: 0, crc32c: 0 };
+        let file = Arc::new(file);
+        let (open, progress) = OpenPart::register(&committer.open, id, file.clone());
+        let file = ChecksummingFile { file, bytes: 0, crc32c: 0, writes_back: true, progress };
         let encoder = FileEncoder::new(file, spec.schema.clone(), encoding_options(spec.compression)?);
         let encoder = encoder.map_err(|e| write_error(&committer.volume, e))?;
         let dictionaries = PartDictionaries::new(spec.schema.clone());
         let statistics = StatisticsBuilder::new(&spec.schema);
-        Ok(PartWriter { committer, temp, spec, id, encoder, dictionaries, statistics, rows: 0, batches: 0 })
+        Ok(PartWriter { committer, temp, spec, id, encoder, dictionaries, statistics, rows: 0, batches: 0, open })
+    }
+
+    /// The part is for other nodes: it stays in memory as long as the system has memory for it. Before the first batch.
+    pub fn keep_off_disk(&mut self) {
+        self.encoder.output_mut().writes_back = false;
+    }
+
+    /// Bytes that are written.
+    pub fn written(&self) -> u64 {
+        self.encoder.output().bytes
     }
 
     /// The part's id.
@@ -211,7 +265,15 @@ impl PartWriter {
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the disk failed.
-    pub fn seal(mut self) -> Result<SealedPart> {
+    pub fn seal(self) -> Result<SealedPart> {
+        self.finish()?.commit()
+    }
+
+    /// Writes the footer, after which nothing of the part changes. It is not durable.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the disk failed.
+    pub fn finish(mut self) -> Result<FinishedPart> {
         let (spec, volume) = (&self.spec, &self.committer.volume);
         let dictionaries = self.dictionaries.finish().map_err(|e| write_error(volume, e))?;
         if let Some(dictionaries) = dictionaries {
@@ -235,14 +297,42 @@ impl PartWriter {
         let sealed = SealedPart { id: self.id, rows, batches, bytes: file.bytes, crc32c: file.crc32c };
         let name = PartFileName { write: spec.write.clone(), seq: spec.seq, id: self.id, crc32c: file.crc32c };
         let dir = volume.layout().shard(&spec.table, spec.shard);
-        self.committer.commit(&file.file, &mut self.temp, dir, name, file.bytes)?;
-        Ok(sealed)
+        file.report_end();
+        let PartWriter { committer, temp, open, .. } = self;
+        Ok(FinishedPart { sealed, committer, temp, file: file.file, dir, name, open })
+    }
+}
+
+impl FinishedPart {
+    /// What it is.
+    pub fn sealed(&self) -> SealedPart {
+        self.sealed
+    }
+
+    /// All of its bytes: for a small part.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: its file cannot be read.
+    pub fn content(&self) -> Result<Bytes> {
+        let mut content = BytesMut::zeroed(self.sealed.bytes as usize);
+        self.open.read(0, &mut content)?;
+        Ok(content.freeze())
+    }
+
+    /// Makes the part durable and adds it to the inventory.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED: no space. UNAVAILABLE: the disk failed.
+    pub fn commit(mut self) -> Result<SealedPart> {
+        self.committer.commit(&self.file, &mut self.temp, self.dir, self.name, self.sealed.bytes)?;
+        Ok(self.sealed)
     }
 }
 
 fn encoding_options(compression: Compression) -> Result<IpcWriteOptions> {
     let codec = match compression {
-        Compression::None => None,
+        // Whoever writes a part of such a table has chosen before.
+        Compression::None | Compression::Auto => None,
         Compression::Lz4 => Some(CompressionType::LZ4_FRAME),
         Compression::Zstd => Some(CompressionType::ZSTD),
     };

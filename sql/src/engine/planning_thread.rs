@@ -7,6 +7,7 @@ use futures::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
+use volley_common::telemetry::trace::carry;
 use volley_common::{Error, Result};
 
 use super::query_stream::{Deadline, catch_panic};
@@ -27,6 +28,7 @@ where
 {
     let (mut reply, planned) = oneshot::channel();
     let runtime = Handle::current();
+    let planning = carry(planning);
     spawn_blocking(move || {
         let planning = catch_panic(planning).map(Result::flatten);
         let ended = runtime.block_on(async {

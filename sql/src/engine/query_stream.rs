@@ -27,6 +27,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use volley_common::ipc::shrink::detach;
 use volley_common::ipc::size::data_bytes;
+use volley_common::telemetry::trace::carry;
 use volley_common::{Code, Error, Result};
 
 use self::waiting_rows::WaitingRows;
@@ -129,13 +130,13 @@ impl QueryStream {
     ) -> Self {
         let (sender, deliveries) = mpsc::channel(QUEUED_BATCHES);
         let reader = RowsReader { promised: schema.clone(), sender: sender.clone(), waiting: WaitingRows::new(memory) };
-        let driver = tokio::spawn(async move {
+        let driver = tokio::spawn(carry(async move {
             let work = deliver(rows, restart, relabel, reader, permit);
             if let Err(exceeded) = Deadline::limit(deadline, work).await {
                 // The rows and the permit are dropped already; nobody has to take the error.
                 let _ = sender.send(Err(exceeded)).await;
             }
-        });
+        }));
         let driver = AbortOnDropHandle::new(driver);
         QueryStream { schema, deliveries, share: None, has_ended: false, _permit: None, _driver: driver }
     }

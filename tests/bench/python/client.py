@@ -13,10 +13,16 @@ import resource
 import sys
 import threading
 import time
+import urllib.request
 
 import numpy
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.flight as flight
+import pyarrow.parquet as pq
+
+import quack
+import training
 
 # Gets before the one that counts.
 WARM_UP = 2
@@ -139,9 +145,21 @@ def get(job, sources):
 
     def work():
         tables.extend(all_at_once())
+        summed(tables, job)
         return {"bytes": sum(t.nbytes for t in tables), "rows": sum(t.num_rows for t in tables)}
 
     return measured(work)
+
+
+def summed(tables, job):
+    """The sum of a column, if the job has one, which reads all its values."""
+    return sum(pc.sum(table[job["sum"]]).as_py() for table in tables) if job.get("sum") else None
+
+
+def anonymous():
+    """Bytes of anonymous memory of this process."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon:"))
 
 
 def check(tables, source, any_order):
@@ -190,22 +208,65 @@ def package_get(job, sources):
     """A get by the Python package of Volley."""
     import volley
 
-    db = volley.connect(job["addresses"], timeout=10)
+    db = volley.connect(job["addresses"], timeout=10, local=job["local"])
     kept = []
 
     def work():
         kept.append(db.get(job["table"]))
         assert len(kept[0]) == job["rows"], f"{len(kept[0])} rows arrived instead of {job['rows']}"
-        return {"bytes": kept[0].nbytes, "rows": len(kept[0])}
+        if job["sum"]:
+            summed([kept[0].to_arrow()], job)
+        return {"rows": len(kept[0])}
 
     # As those of pyarrow: memory is used for the first time.
     for _ in range(WARM_UP):
         work()
         kept.clear()
+    before = anonymous()
+    outcome = measured(work)
+    # What counts the bytes reads all of them.
+    return outcome | {"anonymous": max(anonymous() - before, 0), "bytes": kept[0].nbytes}
+
+
+def download(job, sources):
+    """A Parquet file over HTTP, decoded to a table."""
+
+    def work():
+        with urllib.request.urlopen(job["url"]) as reply:
+            table = pq.read_table(pa.BufferReader(reply.read()))
+        assert table.num_rows == job["rows"], f"{table.num_rows} rows arrived instead of {job['rows']}"
+        return {"rows": table.num_rows, "bytes": job["bytes"]}
+
     return measured(work)
 
 
-JOBS = {"put": put, "get": get, "drain": drain, "package_put": package_put, "package_get": package_get}
+def read_quack(job, sources):
+    """A table of DuckDB by its protocol Quack."""
+    db = quack.connect()
+
+    def work():
+        table = quack.read(db, job["uri"])
+        assert table.num_rows == job["rows"], f"{table.num_rows} rows arrived instead of {job['rows']}"
+        return {"rows": table.num_rows, "bytes": job["bytes"]}
+
+    return measured(work)
+
+
+def train(job, sources):
+    """Shuffled batches, as programs that train read them."""
+    return training.train(job, sources.get(job["source"]), measured)
+
+
+JOBS = {
+    "put": put,
+    "get": get,
+    "drain": drain,
+    "package_put": package_put,
+    "package_get": package_get,
+    "train": train,
+    "download": download,
+    "quack": read_quack,
+}
 
 
 def forked(job, sources):

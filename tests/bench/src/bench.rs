@@ -53,7 +53,7 @@ pub enum JobPlan {
 impl JobPlan {
     /// Whether the client itself warms up before the measured time.
     fn is_repeated(&self) -> bool {
-        let warm = matches!(self, JobPlan::Job(ClientJob::RustGet(_) | ClientJob::PackageGet(_) | ClientJob::Infos(_)));
+        let warm = matches!(self, JobPlan::Job(job) if job.is_repeated());
         warm || matches!(self, JobPlan::Get { .. } | JobPlan::Endpoints { keep: true, .. })
     }
 
@@ -104,7 +104,7 @@ impl Bench {
         let folder = flags.data.clone().unwrap_or_else(|| project.target.clone());
         let data = TempDir::with_prefix_in("bench-", &folder).map_err(|e| format!("{}: {e}", folder.display()))?;
         let packages = project.binaries("release").join("python");
-        let clients = ClientProcesses::start(&python, &script(&project, "client.py"), &packages)?;
+        let clients = ClientProcesses::start(&python, &project.root.join("tests/bench/python/client.py"), &packages)?;
         let (systems, tables) = (Vec::new(), Vec::new());
         Ok(Bench { flags, report, lineitem: None, project, python, clients, systems, tables, data, memory: None })
     }
@@ -135,7 +135,7 @@ impl Bench {
         if let Some(at) = self.systems.iter().position(same) {
             return at;
         }
-        let server = script(&self.project, "server.py");
+        let server = self.script("server.py");
         self.systems.push(BenchSystem::start(&options, &self.python, &server).await);
         self.systems.len() - 1
     }
@@ -163,6 +163,16 @@ impl Bench {
             places.extend(self.memory.iter().map(|folder| (folder.path().to_path_buf(), " (tmpfs)")));
         }
         Ok(places)
+    }
+
+    /// The Python of the clients.
+    pub fn python(&self) -> &Path {
+        &self.python
+    }
+
+    /// A program in Python.
+    pub fn script(&self, name: &str) -> PathBuf {
+        self.project.root.join("tests/bench/python").join(name)
     }
 
     /// A folder on the disk for files of a case.
@@ -285,11 +295,11 @@ impl Bench {
         Ok(match plan {
             JobPlan::Job(job) => job.clone(),
             JobPlan::Get { streams, source } => {
-                ClientJob::Get(GetJob { streams: streams.clone(), expect: check.then(|| source.clone()) })
+                ClientJob::Get(GetJob { streams: streams.clone(), expect: check.then(|| source.clone()), sum: None })
             }
             JobPlan::Endpoints { table, source, streams, keep } => {
                 let expect = (check && *keep).then(|| source.clone());
-                let get = GetJob { streams: spread(system.fetches(table).await?, *streams), expect };
+                let get = GetJob { streams: spread(system.fetches(table).await?, *streams), expect, sum: None };
                 if *keep { ClientJob::Get(get) } else { ClientJob::Drain(get) }
             }
             JobPlan::Put { table, source, batch_rows, streams, options } => {
@@ -298,10 +308,6 @@ impl Bench {
             }
         })
     }
-}
-
-fn script(project: &Project, name: &str) -> PathBuf {
-    project.root.join("tests/bench/python").join(Path::new(name))
 }
 
 /// An object with one more field.
@@ -321,6 +327,7 @@ fn tables_put_by(job: &ClientJob) -> Vec<String> {
         }
         ClientJob::RustPut(put) => vec![put.table.clone()],
         ClientJob::PackagePut(put) => vec![put.table.clone()],
+        ClientJob::Mixed(mixed) => mixed.puts.clone(),
         _ => Vec::new(),
     }
 }

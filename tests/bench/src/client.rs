@@ -2,7 +2,7 @@
 
 use std::io::BufRead;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::{Array, ArrayRef, Float64Array, RecordBatch};
@@ -20,7 +20,9 @@ use volley_common::TableName;
 use volley_common::options::{MIN_RETENTION_S, Mode, Options};
 use volley_tests::rows;
 
-use crate::jobs::{ClientJob, FlightInfoJob, JobOutcome, RowSource, RustGetJob, RustPutJob, SmallCall, SmallCallsJob};
+use crate::jobs::{
+    ClientJob, FlightInfoJob, JobOutcome, MixedLoadJob, RowSource, RustGetJob, RustPutJob, SmallCall, SmallCallsJob,
+};
 use crate::measure::{cpu_seconds, quantile};
 use crate::raw;
 
@@ -41,11 +43,15 @@ pub async fn run() -> Result<()> {
         ClientJob::RustGet(get) => self::get(get).await,
         ClientJob::Small(small) => self::small(small).await,
         ClientJob::Infos(infos) => self::infos(infos).await,
+        ClientJob::Mixed(mixed) => self::mixed(mixed).await,
         ClientJob::Put(_)
         | ClientJob::Get(_)
         | ClientJob::Drain(_)
         | ClientJob::PackagePut(_)
-        | ClientJob::PackageGet(_) => Err("this job is for the client in Python".into()),
+        | ClientJob::PackageGet(_)
+        | ClientJob::Train(_)
+        | ClientJob::Download(_)
+        | ClientJob::Quack(_) => Err("this job is for the client in Python".into()),
     };
     match &outcome {
         Ok(outcome) => println!("{}", serde_json::to_string(outcome).map_err(|e| e.to_string())?),
@@ -131,7 +137,8 @@ fn batch_of(schema: &SchemaRef, rows: usize, random: &mut SmallRng) -> Result<Re
 }
 
 async fn get(get: RustGetJob) -> Result<JobOutcome> {
-    let (client, name) = (connect(&get.address).await?, name(&get.table)?);
+    let client = Client::builder().address(&get.address).compress(!get.plain).connect().await;
+    let (client, name) = (client.map_err(|e| e.message)?, name(&get.table)?);
     let how = FetchOptions { streams: get.streams, ..FetchOptions::default() };
     let all = async || -> Result<Vec<RecordBatch>> {
         let fetch = client.get(&name, &Options::default(), how.clone()).await.map_err(|e| e.message)?;
@@ -182,6 +189,7 @@ async fn prepare(small: &SmallCallsJob, clients: &[Client]) -> Result<()> {
                 small_put(client, &format!("append{}", at % clients.len()), Mode::Append, small.rows).await?
             }
             SmallCall::Get => small_get(client, at % small.calls, small.rows).await?,
+            SmallCall::Fetch => small_fetch(client, at % small.calls, small.rows).await?,
         }
     }
     Ok(())
@@ -200,6 +208,7 @@ async fn call_on(client: Client, at: usize, small: Arc<SmallCallsJob>, next: Arc
             SmallCall::Put => small_put(&client, &format!("small{call}"), Mode::Replace, small.rows).await?,
             SmallCall::Append => small_put(&client, &format!("append{at}"), Mode::Append, small.rows).await?,
             SmallCall::Get => small_get(&client, call, small.rows).await?,
+            SmallCall::Fetch => small_fetch(&client, call, small.rows).await?,
         }
         times.push(begin.elapsed().as_secs_f64());
     }
@@ -219,6 +228,21 @@ async fn small_get(client: &Client, at: usize, rows: usize) -> Result<()> {
     if got == rows { Ok(()) } else { Err(format!("small{at} has {got} rows instead of {rows}")) }
 }
 
+/// A get by the FlightInfo of the table, all rows by files.
+async fn small_fetch(client: &Client, at: usize, rows: usize) -> Result<()> {
+    let table = format!("small{at}");
+    let before = client.local_reads().rows;
+    let fetched = client.get_all(&name(&table)?, &Options::default()).await;
+    let (_, batches) = fetched.map_err(|e| format!("getting {table}: {}", e.message))?;
+    let got: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    let by_files = client.local_reads().rows - before;
+    if got == rows && by_files == rows as u64 {
+        Ok(())
+    } else {
+        Err(format!("{table} has {got} rows, {by_files} of them by files, instead of {rows}"))
+    }
+}
+
 fn of_calls(outcome: JobOutcome, mut times: Vec<f64>) -> JobOutcome {
     times.sort_by(f64::total_cmp);
     let at = |share| quantile(&times, share).unwrap_or(0.0);
@@ -232,19 +256,34 @@ async fn infos(infos: FlightInfoJob) -> Result<JobOutcome> {
         info(clients[at % clients.len()].clone(), &descriptor, infos.endpoints).await?;
     }
     let begun = JobTimer::wait_for_start()?;
-    let calls = u64::from(infos.rate * infos.seconds);
-    let (runtime, begin) = (tokio::runtime::Handle::current(), begun.at);
+    let endpoints = infos.endpoints;
+    let ask = move |at: usize| {
+        let (client, descriptor) = (clients[at % clients.len()].clone(), descriptor.clone());
+        async move { info(client, &descriptor, endpoints).await }
+    };
+    let times = at_rate(infos.rate, infos.seconds, begun.at, ask).await?;
+    Ok(of_calls(begun.end()?, times))
+}
+
+/// Makes calls at a fixed rate, each in a task of its own. The time of each counts from when it was due: a request that was sent late
+/// has waited, too.
+async fn at_rate<F>(
+    rate: u32,
+    seconds: u32,
+    begin: Instant,
+    call: impl Fn(usize) -> F + Send + 'static,
+) -> Result<Vec<f64>>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let (calls, runtime) = (u64::from(rate * seconds), tokio::runtime::Handle::current());
     let asking = tokio::task::spawn_blocking(move || {
         let mut asked = Vec::with_capacity(calls as usize);
-        for call in 0..calls {
-            let due = begin + Duration::from_nanos(call * 1_000_000_000 / u64::from(infos.rate));
+        for at in 0..calls {
+            let due = begin + Duration::from_nanos(at * 1_000_000_000 / u64::from(rate));
             wait_until(due);
-            let (client, descriptor) = (clients[call as usize % clients.len()].clone(), descriptor.clone());
-            let endpoints = infos.endpoints;
-            // Measured from the due time: a request that was sent late has waited too.
-            asked.push(runtime.spawn(async move {
-                info(client, &descriptor, endpoints).await.map(|()| due.elapsed().as_secs_f64())
-            }));
+            let answer = call(at as usize);
+            asked.push(runtime.spawn(async move { answer.await.map(|()| due.elapsed().as_secs_f64()) }));
         }
         asked
     });
@@ -252,7 +291,70 @@ async fn infos(infos: FlightInfoJob) -> Result<JobOutcome> {
     for asked in asking.await.map_err(|e| e.to_string())? {
         times.push(asked.await.map_err(|e| e.to_string())??);
     }
-    Ok(of_calls(begun.end()?, times))
+    Ok(times)
+}
+
+/// Small gets at a fixed rate, while bulk gets and puts of this process run on threads of their own.
+async fn mixed(mixed: MixedLoadJob) -> Result<JobOutcome> {
+    let clients = try_join_all(mixed.addresses.iter().map(|address| connect(address))).await?;
+    for at in 0..WARM_UP_CALLS {
+        small_get(&clients[at % clients.len()], at % mixed.tables, mixed.rows).await?;
+    }
+    let batches = if mixed.puts.is_empty() { Vec::new() } else { batches(&mixed.source, mixed.batch_rows)? };
+    // Never dropped: the process ends with the job.
+    let bulk = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let bulk: &tokio::runtime::Runtime = Box::leak(Box::new(bulk));
+    let (mixed, over) = (Arc::new(mixed), Arc::new(AtomicBool::new(false)));
+    let begun = JobTimer::wait_for_start()?;
+    let mut load = JoinSet::new();
+    for at in 0..mixed.gets {
+        load.spawn_on(bulk_gets(mixed.clone(), at, over.clone()), bulk.handle());
+    }
+    for at in 0..mixed.puts.len() {
+        load.spawn_on(bulk_puts(mixed.clone(), at, batches.clone(), over.clone()), bulk.handle());
+    }
+    let (tables, rows) = (mixed.tables, mixed.rows);
+    let ask = move |at: usize| {
+        let client = clients[at % clients.len()].clone();
+        async move { small_get(&client, at % tables, rows).await }
+    };
+    let times = at_rate(mixed.rate, mixed.seconds, begun.at, ask).await?;
+    let outcome = begun.end()?;
+    over.store(true, Ordering::Relaxed);
+    while let Some(ended) = load.join_next().await {
+        ended.map_err(|e| e.to_string())??;
+    }
+    Ok(of_calls(outcome, times))
+}
+
+/// Reads the table again and again.
+async fn bulk_gets(mixed: Arc<MixedLoadJob>, at: usize, over: Arc<AtomicBool>) -> Result<()> {
+    let client = connect(&mixed.addresses[at % mixed.addresses.len()]).await?;
+    let failed = |e: volley_common::Error| format!("a bulk get: {}", e.message);
+    while !over.load(Ordering::Relaxed) {
+        let mut rows = client.open(arrow_flight::Ticket::new(mixed.table.clone())).await.map_err(failed)?;
+        while !over.load(Ordering::Relaxed) && rows.next().await.map_err(failed)?.is_some() {}
+    }
+    Ok(())
+}
+
+/// Replaces a table again and again, at least once.
+async fn bulk_puts(
+    mixed: Arc<MixedLoadJob>,
+    at: usize,
+    batches: Vec<RecordBatch>,
+    over: Arc<AtomicBool>,
+) -> Result<()> {
+    let client = connect(&mixed.addresses[at % mixed.addresses.len()]).await?;
+    let (table, schema) = (name(&mixed.puts[at])?, batches.first().ok_or("nothing to put")?.schema());
+    let options = Options { mode: Some(Mode::Replace), retention_s: Some(MIN_RETENTION_S), ..Options::default() };
+    loop {
+        let rows = stream::iter(batches.clone().into_iter().map(Ok));
+        client.put(&table, &options, schema.clone(), rows).await.map_err(|e| format!("a bulk put: {}", e.message))?;
+        if over.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+    }
 }
 
 async fn info(channel: Channel, descriptor: &FlightDescriptor, endpoints: usize) -> Result<()> {

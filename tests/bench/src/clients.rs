@@ -59,8 +59,15 @@ impl ClientProcesses {
             | ClientJob::Get(_)
             | ClientJob::Drain(_)
             | ClientJob::PackagePut(_)
-            | ClientJob::PackageGet(_) => ClientHandle::Shared(&mut self.python),
-            ClientJob::RustPut(_) | ClientJob::RustGet(_) | ClientJob::Small(_) | ClientJob::Infos(_) => {
+            | ClientJob::PackageGet(_)
+            | ClientJob::Train(_)
+            | ClientJob::Download(_)
+            | ClientJob::Quack(_) => ClientHandle::Shared(&mut self.python),
+            ClientJob::RustPut(_)
+            | ClientJob::RustGet(_)
+            | ClientJob::Small(_)
+            | ClientJob::Infos(_)
+            | ClientJob::Mixed(_) => {
                 let program = std::env::current_exe().map_err(|e| format!("cannot find this program's path: {e}"))?;
                 let mut command = Command::new(program);
                 command.arg(CLIENT);

@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// A job for a client. The Python client runs the first five, the Rust client the others.
+/// A job for a client. The Python client runs the first eight, the Rust client the others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum ClientJob {
@@ -19,6 +19,12 @@ pub enum ClientJob {
     PackagePut(PackagePutJob),
     /// Get a table by the Python package.
     PackageGet(PackageGetJob),
+    /// Read shuffled batches, as programs that train do.
+    Train(TrainingJob),
+    /// Download a Parquet file by HTTP, and decode it.
+    Download(DownloadJob),
+    /// Read a table of DuckDB by its protocol Quack.
+    Quack(QuackJob),
     /// Put a table by Volley's own client.
     RustPut(RustPutJob),
     /// Get a table by Volley's own client.
@@ -27,6 +33,16 @@ pub enum ClientJob {
     Small(SmallCallsJob),
     /// `get_flight_info` at a fixed rate.
     Infos(FlightInfoJob),
+    /// Small gets at a fixed rate, beside bulk gets and puts.
+    Mixed(MixedLoadJob),
+}
+
+impl ClientJob {
+    /// Whether its client needs no unmeasured round: it warms up by itself, or is bound by its link.
+    pub fn is_repeated(&self) -> bool {
+        let warm = matches!(self, ClientJob::RustGet(_) | ClientJob::PackageGet(_) | ClientJob::Infos(_));
+        warm || matches!(self, ClientJob::Download(_) | ClientJob::Quack(_) | ClientJob::Mixed(_))
+    }
 }
 
 /// The rows of a table.
@@ -106,6 +122,9 @@ pub struct GetJob {
     pub streams: Vec<Vec<TicketFetch>>,
     /// The rows to compare with; none if they are not compared or not kept.
     pub expect: Option<RowSource>,
+    /// A column whose values are summed up in the measured time.
+    #[serde(default)]
+    pub sum: Option<String>,
 }
 
 /// One DoGet.
@@ -155,6 +174,61 @@ pub struct PackageGetJob {
     pub table: String,
     /// Rows that must arrive.
     pub rows: u64,
+    /// Whether it is read by files on the node's machine: `auto` or `never`.
+    pub local: String,
+    /// A column whose values are summed up in the measured time.
+    pub sum: Option<String>,
+}
+
+/// What reads shuffled batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainingLibrary {
+    /// The Python package, from the cluster.
+    Volley,
+    /// Lance, from a file of its own.
+    Lance,
+    /// WebDataset, from archives.
+    Webdataset,
+}
+
+/// An epoch of shuffled batches; or the first batch from a later row on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrainingJob {
+    /// What reads them.
+    pub library: TrainingLibrary,
+    /// HOST:PORT of members.
+    pub addresses: Vec<String>,
+    /// The table's name.
+    pub table: String,
+    /// Its rows, for the files of the other libraries.
+    pub source: RowSource,
+    /// Where these files are.
+    pub folder: String,
+    /// The row at which it begins; 0: the whole epoch.
+    pub position: u64,
+}
+
+/// A Parquet file over HTTP.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DownloadJob {
+    /// Where it is.
+    pub url: String,
+    /// Rows that must arrive.
+    pub rows: u64,
+    /// Bytes of their values in Arrow.
+    pub bytes: u64,
+}
+
+/// A table of DuckDB by Quack.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct QuackJob {
+    /// Where it is served.
+    pub uri: String,
+    /// Rows that must arrive.
+    pub rows: u64,
+    /// Bytes of their values in Arrow.
+    pub bytes: u64,
 }
 
 /// A put by Volley's own client.
@@ -181,6 +255,9 @@ pub struct RustGetJob {
     pub streams: usize,
     /// Rows that must arrive.
     pub rows: u64,
+    /// Whether nodes must not compress on the way.
+    #[serde(default)]
+    pub plain: bool,
 }
 
 /// What each of many small calls does.
@@ -193,6 +270,8 @@ pub enum SmallCall {
     Get,
     /// Appends to the client's own table, which exists before the measured time.
     Append,
+    /// Gets one of these tables by its FlightInfo, all rows by files of a node on this machine.
+    Fetch,
 }
 
 /// Small calls by several clients at once; each client has a connection of its own and one call at a time.
@@ -225,6 +304,31 @@ pub struct FlightInfoJob {
     pub seconds: u32,
 }
 
+/// Small gets at a fixed rate, beside bulk gets and puts of the same client.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MixedLoadJob {
+    /// HOST:PORT, called in turn.
+    pub addresses: Vec<String>,
+    /// The table of the bulk gets.
+    pub table: String,
+    /// Bulk gets at once.
+    pub gets: usize,
+    /// The tables that are put, all at once, again and again.
+    pub puts: Vec<String>,
+    /// The rows of a bulk put.
+    pub source: RowSource,
+    /// Rows of a batch.
+    pub batch_rows: usize,
+    /// How many tables the small gets read in turn: those of [`SmallCall::Put`].
+    pub tables: usize,
+    /// Rows of each of them.
+    pub rows: usize,
+    /// Small gets a second.
+    pub rate: u32,
+    /// For how long, seconds.
+    pub seconds: u32,
+}
+
 /// What a client did, and its cost.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct JobOutcome {
@@ -247,6 +351,9 @@ pub struct JobOutcome {
     /// The 99th percentile of the times of calls, seconds.
     #[serde(default)]
     pub p99: f64,
+    /// Anonymous memory that the client has more than before, bytes.
+    #[serde(default)]
+    pub anonymous: u64,
 }
 
 #[cfg(test)]
@@ -261,8 +368,11 @@ mod tests {
 
     #[test]
     fn jobs_are_read_back_from_json() {
-        let get =
-            GetJob { streams: vec![vec![TicketFetch::table("h:1", "t", &json!({"columns": ["a"]}))]], expect: None };
+        let get = GetJob {
+            streams: vec![vec![TicketFetch::table("h:1", "t", &json!({"columns": ["a"]}))]],
+            expect: None,
+            sum: None,
+        };
         let text = serde_json::to_value(ClientJob::Drain(get)).unwrap();
         assert_eq!((&text["do"], &text["streams"][0][0]["address"]), (&json!("drain"), &json!("h:1")));
         let ClientJob::Drain(back) = serde_json::from_value(text).unwrap() else { panic!("another job came back") };

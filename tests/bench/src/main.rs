@@ -94,7 +94,8 @@ async fn all(flags: BenchFlags) -> Result<(), String> {
     }
     let chosen = chosen(&flags.cases)?;
     let project = Project::find()?;
-    let python = programs::build(&project, flags.no_build, chosen.iter().any(|case| case.name == cases::PYTHON))?;
+    let python =
+        programs::build(&project, flags.no_build, chosen.iter().any(|case| cases::WITH_PACKAGE.contains(&case.name)))?;
     let out = flags.out.clone().unwrap_or_else(|| default_out(&project));
     let report = prepare(&flags, &project)?;
     let mut bench = Bench::new(flags, project, python, report)?;

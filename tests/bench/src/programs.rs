@@ -1,6 +1,7 @@
 //! Builds what is measured.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use volley_verify::{Project, python_package, run};
 
@@ -25,4 +26,11 @@ pub fn build(project: &Project, as_they_are: bool, with_package: bool) -> Result
         python_package::lay_out(project, "release")?;
     }
     project.python()
+}
+
+/// Whether a module of Python is installed.
+pub fn has_module(python: &Path, module: &str) -> bool {
+    let mut import = Command::new(python);
+    import.args(["-c", &format!("import {module}")]).stderr(Stdio::null());
+    import.status().is_ok_and(|status| status.success())
 }

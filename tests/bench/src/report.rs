@@ -149,6 +149,11 @@ impl CaseReport {
         paired_ratio(&self.of(one)?.rates(), &self.of(other)?.rates())
     }
 
+    /// How many times as many calls a second `one` answered as `other`, pair by pair.
+    pub fn call_ratio(&self, one: &str, other: &str) -> Option<f64> {
+        paired_ratio(&self.of(one)?.call_rates(), &self.of(other)?.call_rates())
+    }
+
     /// How many times the servers' CPU per GB `one` took, pair by pair.
     pub fn cpu_ratio(&self, one: &str, other: &str) -> Option<f64> {
         paired_ratio(&self.of(one)?.server_cpu(), &self.of(other)?.server_cpu())
@@ -346,7 +351,9 @@ mod tests {
         one.samples[0].outcome = calls;
         assert_eq!((one.call_rates(), one.call_times()), (vec![500.0], (vec![4.0], vec![20.0])));
         assert_eq!(one.server_cpu(), [0.0005]);
-        let text = CaseReport::new("small", "about".into(), vec![one]).text(true);
+        let case = CaseReport::new("small", "about".into(), vec![one]);
+        assert_eq!((case.call_ratio("volley4", "volley4"), case.call_ratio("volley4", "cpp")), (Some(1.0), None));
+        let text = case.text(true);
         let line = text.lines().find(|line| line.contains("volley4")).unwrap();
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         assert_eq!(cells[1..8], ["volley4", "500", "500–500", "4.00", "20.00", "0.500", "1.000"]);

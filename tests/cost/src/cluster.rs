@@ -7,10 +7,9 @@ use arrow::array::RecordBatch;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightData, Ticket};
 use futures::TryStreamExt;
-use tonic::transport::Channel;
 use volley_client::{MAX_MESSAGE, request};
 use volley_common::TableName;
-use volley_common::net::ConnectionPool;
+use volley_common::net::{ConnectionPool, MemberChannel};
 use volley_common::options::Options;
 use volley_tests::process::ServerProcess;
 use volley_tests::{ClusterOptions, TestCluster, raw};
@@ -20,15 +19,14 @@ use crate::profile::CostProfile;
 use crate::tool::ValgrindTool;
 
 /// A member under valgrind is slow: it must not count as unreachable, and nothing but the case should run meanwhile.
-const COORDINATOR_CONFIG: &str =
-    "heartbeat_ms = 60000\nnode_timeout_ms = 3600000\nrepair_delay_ms = 3600000\nrequest_timeout_ms = 60000\n";
-const NODE_CONFIG: &str = "scrub_days = 0.0\nrequest_timeout_ms = 60000\n";
+const COORDINATOR_CONFIG: &str = "heartbeat_ms = 60000\nnode_timeout_ms = 3600000\nrepair_delay_ms = 3600000\nrequest_timeout_ms = 60000\nno_web_page = true\n";
+const NODE_CONFIG: &str = "scrub_days = 0.0\nrequest_timeout_ms = 60000\nno_web_page = true\n";
 /// How long one case may take.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Table names that are tried until one has its rows on the wanted node.
 const MAX_NAMES: usize = 16;
 
-type FlightClient = FlightServiceClient<Channel>;
+type FlightClient = FlightServiceClient<MemberChannel>;
 
 /// The cluster, and the tables that the cases need.
 pub struct CostCluster {

@@ -1,5 +1,6 @@
 //! Clients and nodes that are killed in the middle of a call, and a cluster that is restarted.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use arrow_flight::FlightDescriptor;
@@ -44,7 +45,8 @@ async fn put_through_a_killed_node_leaves_no_files() {
     for through_coordinator in [false, true] {
         let member = if through_coordinator { &cluster.coordinators[0] } else { &cluster.nodes[2] };
         let put = OpenPut::begin(member);
-        put.send(messages("t", &rows::schema(), rows::batches(0..500_000))).await;
+        // So few rows that no holder copies their part yet.
+        put.send(messages("t", &rows::schema(), rows::batches(0..50_000))).await;
         let busy = wait_for(SOON, "the put has reached a disk", async || cluster.part_files().first().cloned()).await;
         // The writing node is the one with an unfinished file.
         let victim = cluster.nodes.iter().position(|node| busy.starts_with(&node.folder)).unwrap();
@@ -86,6 +88,34 @@ async fn put_replaces_a_killed_replica_by_another_node() {
     let dead = cluster.nodes[3].uri();
     assert!(info.endpoint.iter().all(|endpoint| endpoint.location.iter().all(|location| location.uri != dead)));
     assert_eq!(rows::get_sorted(&client, "u").await.unwrap(), Vec::from_iter(0..50_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holder_killed_while_a_part_grows_is_replaced() {
+    let mut cluster = TestCluster::start_with(ClusterOptions { zones: 4, ..ClusterOptions::default() }).await;
+    let mut sent = messages("t", &rows::schema(), rows::batches(0..400_000));
+    let keyed_t = r#"{"table": "t", "shards": 2, "shard_by": ["id"]}"#;
+    sent[0].flight_descriptor = Some(FlightDescriptor::new_cmd(keyed_t));
+    let rest = sent.split_off(31);
+    let put = OpenPut::begin(&cluster.nodes[0]);
+    put.send(sent).await;
+    let writer = cluster.nodes[0].folder.clone();
+    let is_copied =
+        |file: &PathBuf| !file.starts_with(&writer) && file.metadata().is_ok_and(|metadata| metadata.len() >= 1 << 20);
+    let copied =
+        wait_for(SOON, "a holder copies a part that grows", async || cluster.part_files().into_iter().find(is_copied))
+            .await;
+    let victim = cluster.nodes.iter().position(|node| copied.starts_with(&node.folder)).unwrap();
+    cluster.nodes[victim].kill();
+    put.send(rest).await;
+    put.finish().await.unwrap();
+    let client = cluster.nodes[0].client().await;
+    assert_eq!(rows::get_sorted(&client, "t").await.unwrap(), Vec::from_iter(0..400_000));
+    let (info, dead) = (client.info(&rows::name("t"), &Options::default()).await.unwrap(), cluster.nodes[victim].uri());
+    for endpoint in &info.endpoint {
+        assert_eq!(endpoint.location.len(), 2);
+        assert!(endpoint.location.iter().all(|location| location.uri != dead));
+    }
 }
 
 /// Rows of a table too large for the flow control windows of a client that does not read.

@@ -12,9 +12,11 @@ const DOCUMENTS: [&str; 6] =
     ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs", "tests/README.md", "tests/recorded/README.md"];
 
 /// A word of a `code` span is a path of the repository if it begins with one of these.
-const FOLDERS: [&str; 13] = [
+const FOLDERS: [&str; 15] = [
     "common/",
     "client/",
+    "formats/",
+    "http/",
     "coordinator/",
     "sql/",
     "node/",

@@ -10,7 +10,7 @@ const SHARED_MODULES: &[(&str, &str)] = &[
     ("coordinator/tests/raft/main.rs", "it shares raft_support with the simulation, which is no crate of its own"),
     ("coordinator/tests/simulation/main.rs", "the same module"),
     ("node/src/lib.rs", "the random batches of volley-common's own tests; a library must not export them"),
-    ("cli/src/formats/exact/tests.rs", "the same batches"),
+    ("formats/src/exact/tests.rs", "the same batches"),
     ("fuzz/src/lib.rs", "the same batches, as seeds of the fuzz targets"),
 ];
 
@@ -38,7 +38,8 @@ fn violations(file: &SourceFile) -> Vec<String> {
 
 #[test]
 fn tests_have_one_style() {
-    let folders = ["common", "client", "coordinator", "sql", "node", "cli", "python", "fuzz", "tests"];
+    let folders =
+        ["common", "client", "formats", "http", "coordinator", "sql", "node", "cli", "python", "fuzz", "tests"];
     let files = folders.into_iter().flat_map(|folder| source::files(folder, &["rs"]));
     // The samples below have every violation.
     let files = files.filter(|file| !file.path.ends_with("tidy/test_style.rs"));

@@ -35,7 +35,8 @@ fn duplicates(files: &[SourceFile], exceptions: &[(&str, &str)]) -> Vec<String> 
 
 #[test]
 fn type_names_are_unique_in_the_workspace() {
-    let folders = ["common", "client", "coordinator", "sql", "node", "cli", "python", "fuzz", "tests"];
+    let folders =
+        ["common", "client", "formats", "http", "coordinator", "sql", "node", "cli", "python", "fuzz", "tests"];
     let files: Vec<SourceFile> = folders.into_iter().flat_map(|folder| source::files(folder, &["rs"])).collect();
     let found = duplicates(&files, EXCEPTIONS);
     assert!(found.is_empty(), "\n{}", found.join("\n"));

@@ -145,7 +145,7 @@ fn old_keys(file: &SourceFile) -> Vec<String> {
 
 #[test]
 fn banned_names_do_not_come_back() {
-    let folders = ["common", "client", "coordinator", "sql", "node", "cli", "python", "tests"];
+    let folders = ["common", "client", "formats", "http", "coordinator", "sql", "node", "cli", "python", "tests"];
     let files = folders.into_iter().flat_map(|folder| source::files(folder, &["rs"]));
     let found: Vec<String> = files.flat_map(|file| banned_names(&file)).collect();
     assert!(found.is_empty(), "\n{}", found.join("\n"));
@@ -154,7 +154,8 @@ fn banned_names_do_not_come_back() {
 #[test]
 fn old_configuration_keys_are_aliases_only() {
     let kinds = ["rs", "py", "toml", "yaml", "yml", "tpl", "sh", "json"];
-    let folders = ["common", "client", "coordinator", "sql", "node", "cli", "python", "deploy", "tests"];
+    let folders =
+        ["common", "client", "formats", "http", "coordinator", "sql", "node", "cli", "python", "deploy", "tests"];
     let files = folders.into_iter().flat_map(|folder| source::files(folder, &kinds));
     let found: Vec<String> = files.flat_map(|file| old_keys(&file)).collect();
     assert!(found.is_empty(), "\n{}", found.join("\n"));

@@ -1,5 +1,6 @@
 //! The steps of `cargo verify`, each in the form that a commit needs and in the form that a release needs.
 
+use std::num::NonZero;
 use std::process::Command;
 
 use volley_verify::{Project, VerifyResult, python_package, run};
@@ -86,7 +87,7 @@ pub const STEPS: &[VerifyStep] = &[
     )
     .with_binaries()
     .with_forms("of a matrix of cases, each row and each column", "all cases"),
-    VerifyStep::new("deploy", "the chart, its schemas, the compose file, and their command lines", deploy)
+    VerifyStep::new("deploy", "the chart, its schemas, the compose file, their command lines, and archives", deploy)
         .with_binaries(),
     VerifyStep::new("chaos", "a cluster of real processes under faults, its history checked", chaos)
         .with_binaries()
@@ -116,9 +117,13 @@ const TEST_FORMS: [(&str, &str, &str); 3] = [
 /// Cases of `cargo cost` for a commit: each way of a byte once. The others are the same ways with other columns or messages.
 const SHORT_COST: &str = "get,get-columns,get-remote,get-proxied,put,put-strings,put-copy,put-proxied";
 
+/// The variable for how many tests of an executable run beside each other, and how many do. Those of clusters mostly wait for processes, so
+/// there are more than processors of a small machine.
+const TEST_THREADS: (&str, usize) = ("RUST_TEST_THREADS", 3);
+
 /// How many client tests run beside each other. They mostly wait for processes, so there are more than processors of a small
 /// machine. Each begins with consecutive files, and takes tests from the others at its end: a shared cluster starts once for each.
-const CLIENT_WORKERS: [&str; 4] = ["-n", "3", "--dist", "worksteal"];
+const CLIENT_WORKERS: [&str; 4] = ["-n", "4", "--dist", "worksteal"];
 
 fn format(project: &Project, _: VerifyPurpose) -> VerifyResult {
     run(&mut project.cargo(&["fmt", "--all", "--check"])).map_err(|e| format!("{e}; `cargo fmt --all` formats it"))
@@ -135,6 +140,11 @@ fn test(project: &Project, purpose: VerifyPurpose) -> VerifyResult {
         if std::env::var_os(name).is_none() {
             command.env(name, if purpose == VerifyPurpose::Commit { commit } else { release });
         }
+    }
+    let (variable, threads) = TEST_THREADS;
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    if processors < threads && std::env::var_os(variable).is_none() {
+        command.env(variable, threads.to_string());
     }
     run(&mut command)?;
     run(&mut project.cargo(&["test", "--workspace", "--doc", "--locked"]))

@@ -54,7 +54,7 @@ impl Exposures<'_> {
                 "listeners of {members} accept other machines without TLS{insecure}, so {readable} can be read on the way: give them --tls-cert and --tls-key"
             ),
             ExposureKind::PlaintextHttp => format!(
-                "the HTTP ports of {members} accept other machines without TLS{insecure}, so passwords and tokens for them can be read on the way: give them --tls-cert and --tls-key, or listen on 127.0.0.1"
+                "the HTTP ports of {members} accept other machines without TLS{insecure}, so {readable} can be read on the way: give them --tls-cert and --tls-key, or listen on 127.0.0.1"
             ),
             ExposureKind::PlaintextMembers => format!(
                 "the peer ports of {members} accept other machines without a member's certificate{insecure}, so every machine can pass for a member, and {readable} can be read on the way: give all members --peer-ca, --peer-cert and --peer-key, in the end with --peer-tls require"

@@ -19,7 +19,7 @@ use super::partitions::Partitions;
 use super::type_rules::{KnownTypes, TypeRules};
 use crate::args::PutArgs;
 use crate::formats::text::{self, BadRowReport, BadRows, FieldStats, OnBadRow, TextOptions};
-use crate::formats::{self, Format, InputFile, Int96Needs};
+use crate::formats::{self, Format, InputFile, Int96Needs, ReadProgress};
 use crate::threads::Emit;
 
 /// The files of a put.
@@ -44,7 +44,7 @@ impl InputFiles {
 
     /// Opens files.
     pub fn of(found: Vec<PartitionedFile>, format: Option<Format>) -> Result<InputFiles> {
-        let files = found.iter().map(|file| InputFile::new(&file.path, format)).collect::<Result<Vec<_>>>()?;
+        let files = found.iter().map(|file| formats::input_file(&file.path, format)).collect::<Result<Vec<_>>>()?;
         let partitions = Partitions::of(found)?;
         let (schema, options) = (Arc::new(Schema::empty()), TextOptions::default());
         let file_schema = schema.clone();
@@ -214,7 +214,7 @@ impl InputFiles {
         let (mut rows, skipped) = (0, self.bad_rows().skipped);
         for index in files {
             let file = &self.files[index];
-            for batch in formats::open(file, self.file_schema.clone(), &self.options, bar.clone())? {
+            for batch in formats::open(file, self.file_schema.clone(), &self.options, progress(bar))? {
                 let batch = batch.and_then(|batch| self.partitions.append(index, batch));
                 let batch = batch.and_then(|batch| reordered(batch, &self.schema));
                 let batch = batch.map_err(|e| self.read_error(file, e))?;
@@ -248,6 +248,12 @@ impl InputFiles {
         }
         error
     }
+}
+
+/// Advances a bar.
+fn progress(bar: &ProgressBar) -> ReadProgress {
+    let bar = bar.clone();
+    ReadProgress::new(move |bytes| bar.inc(bytes))
 }
 
 /// The index in `schema` of each column of `like`, if both have the same names, each once, in different orders.

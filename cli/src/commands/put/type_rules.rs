@@ -8,7 +8,8 @@ use volley_common::{Error, Result};
 use super::MAX_SHOWN;
 use super::partitions::Partitions;
 use crate::args::PutArgs;
-use crate::formats::text::{self, BadRows, ColumnType, OnBadRow, TextOptions};
+use crate::formats;
+use crate::formats::text::{BadRows, ColumnType, OnBadRow, TextLimits, TextOptions};
 
 /// Types of text that are known, so not inferred.
 pub enum KnownTypes {
@@ -52,7 +53,7 @@ impl TypeRules {
             )));
         }
         let known = match &put.schema {
-            Some(path) => KnownTypes::Schema(text::schema_file(path)?),
+            Some(path) => KnownTypes::Schema(formats::schema_file(path)?),
             None => KnownTypes::None,
         };
         let text = TextOptions {
@@ -64,6 +65,7 @@ impl TypeRules {
             comment: put.comment,
             names: None,
             bad_rows: (put.on_bad_row == OnBadRow::Skip).then(BadRows::default),
+            limits: TextLimits::default(),
         };
         Ok(TypeRules { known, appended: None, types: put.types.clone(), text })
     }

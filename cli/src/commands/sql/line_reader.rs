@@ -13,10 +13,10 @@ use rustyline::history::DefaultHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{CompletionType, Config, Context, Editor, Helper};
 use tokio::sync::oneshot;
+use volley_common::sql_script::SqlScript;
 use volley_common::{Error, Result};
 
 use super::names::CompletionNames;
-use super::script::SqlScript;
 
 /// Texts that the history has at most.
 const MAX_HISTORY: usize = 1_000;

@@ -8,13 +8,13 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use volley_client::Client;
 use volley_common::escape::escape_invisible;
+use volley_common::sql_script::{SqlScript, update_keyword};
 use volley_common::{Error, Result, TableName};
 
 use super::super::ls;
 use super::line_reader::{LineReader, TypedLine};
 use super::names::{CompletionNames, sql_name};
 use super::rows_output::RowsOutput;
-use super::script::{SqlScript, update_keyword};
 use super::{StatementRunner, shortened};
 use crate::args::sql::SqlArgs;
 use crate::colours::Tone;

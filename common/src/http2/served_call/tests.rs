@@ -7,6 +7,7 @@ use super::*;
 use crate::http2::grpc_frames;
 use crate::net::ConnectionPool;
 use crate::proxy::forward;
+use crate::server::serve::ServerLimits;
 use crate::server::serve::testing::{TestServer, message, soon};
 use crate::{Code, Error};
 
@@ -137,4 +138,44 @@ async fn http1_request_is_answered_with_the_reason() {
     tls.write_all(b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03").await.unwrap();
     let mut byte = [0];
     assert!(matches!(soon(tls.read(&mut byte)).await, Ok(0) | Err(_)), "closed");
+}
+
+/// A server that names its calls, and answers each with an error: of a call of its own, or that of another server.
+async fn start_naming_server(upstream: Option<String>) -> TestServer {
+    let pool = ConnectionPool::new();
+    let limits = ServerLimits { names_calls: true, ..ServerLimits::default() };
+    TestServer::with_limits(limits, move |request: Request<hyper::body::Incoming>| {
+        let (pool, upstream) = (pool.clone(), upstream.clone());
+        async move {
+            match upstream {
+                Some(member) => forward(&pool, &member, request).await.unwrap_or_else(|e| grpc_error(Error::from(e))),
+                None => match request.uri().path().ends_with("ListFlights") {
+                    true => grpc_error(Error::not_found("no table \"ä\"")),
+                    false => grpc_frames(stream::iter([Ok(message(1, 9)), Err(Error::not_found("no part"))])),
+                },
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn errors_end_with_the_name_of_their_call_once() {
+    let server = start_naming_server(None).await;
+    let proxy = start_naming_server(Some(server.addr.clone())).await;
+    for member in [&server, &proxy] {
+        let mut client = member.client().await;
+        for name in ["job-7", "100%"] {
+            let mut request = tonic::Request::new(arrow_flight::Criteria::default());
+            request.metadata_mut().insert(REQUEST_ID_HEADER, name.parse().unwrap());
+            let status = client.list_flights(request).await.unwrap_err();
+            assert_eq!(status.message(), format!("no table \"ä\" (request {name})"));
+            assert_eq!(Error::from(status).message, "no table \"ä\"");
+        }
+        let mut stream = client.do_get(Ticket::default()).await.unwrap().into_inner();
+        assert!(stream.message().await.unwrap().is_some());
+        let status = stream.message().await.unwrap_err();
+        let name = status.message().strip_prefix("no part (request ").and_then(|rest| rest.strip_suffix(')'));
+        assert!(name.is_some_and(|name| name.len() == 16), "the server names what has no name: {status}");
+    }
 }

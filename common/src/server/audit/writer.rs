@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::line::AuditLine;
+use super::recent::RecentLines;
 use super::share::AuditShare;
 use crate::{Error, Result};
 
@@ -46,6 +47,7 @@ pub(super) struct AuditQueue {
     lines: Option<SyncSender<QueuedLine>>,
     capacity: usize,
     counts: Arc<AuditCounts>,
+    recent: Arc<RecentLines>,
     /// Disconnected when the thread has ended.
     ended: Mutex<Receiver<()>>,
 }
@@ -78,15 +80,16 @@ impl AuditQueue {
         let (lines, waiting) = sync_channel(places.iter().sum());
         let (end, ended) = sync_channel(0);
         let counts = Arc::<AuditCounts>::default();
-        let counted = counts.clone();
+        let recent = Arc::<RecentLines>::default();
+        let (counted, kept) = (counts.clone(), recent.clone());
         std::thread::Builder::new()
             .name("volley-audit".into())
             .spawn(move || {
                 let _end: SyncSender<()> = end;
-                write_lines(&waiting, &mut *sink, &counted);
+                write_lines(&waiting, &mut *sink, &counted, &kept);
             })
             .map_err(|e| Error::internal(format!("cannot start the thread of the audit log: {e}")))?;
-        Ok(AuditQueue { lines: Some(lines), capacity, counts, ended: Mutex::new(ended) })
+        Ok(AuditQueue { lines: Some(lines), capacity, counts, recent, ended: Mutex::new(ended) })
     }
 
     /// Queues a line, or counts it if its share has no place.
@@ -99,6 +102,11 @@ impl AuditQueue {
         if !is_queued {
             self.counts.drop_events(1);
         }
+    }
+
+    /// The newest lines.
+    pub fn recent(&self) -> &RecentLines {
+        &self.recent
     }
 
     /// Counts a refusal that gets no line.
@@ -117,13 +125,16 @@ impl Drop for AuditQueue {
 }
 
 /// Writes the lines until there are no more senders.
-fn write_lines(waiting: &Receiver<QueuedLine>, sink: &mut dyn AuditSink, counts: &AuditCounts) {
+fn write_lines(waiting: &Receiver<QueuedLine>, sink: &mut dyn AuditSink, counts: &AuditCounts, recent: &RecentLines) {
     let mut logged: Option<Instant> = None;
     while let Ok((share, mut line)) = waiting.recv() {
         counts.waiting[share as usize].fetch_sub(1, Ordering::Relaxed);
         line.dropped = counts.dropped.swap(0, Ordering::Relaxed);
         line.suppressed = counts.suppressed.swap(0, Ordering::Relaxed);
-        let Err(error) = sink.write_line(line.to_json().as_bytes()) else { continue };
+        let text = line.to_json();
+        let written = sink.write_line(text.as_bytes());
+        recent.push(text);
+        let Err(error) = written else { continue };
         // Those before are counted already.
         counts.dropped.fetch_add(line.dropped, Ordering::Relaxed);
         counts.suppressed.fetch_add(line.suppressed, Ordering::Relaxed);

@@ -11,8 +11,9 @@ use crate::{Error, Result};
 /// The prefix of environment variables that are read as configuration.
 const ENV_PREFIX: &str = "VOLLEY_";
 /// Variables with the prefix that are not configuration: those of the command line, the log and the file's own path.
-const IGNORED_VARIABLES: [&str; 14] = [
+const IGNORED_VARIABLES: [&str; 15] = [
     "cluster",
+    "local",
     "log",
     "log_format",
     "config",
@@ -74,7 +75,9 @@ pub const ROLE_KEYS: [(&str, &[&str]); 2] = [
             "copy_bytes_per_second",
             "get_memory_bytes",
             "high_water",
+            "local_socket",
             "low_water",
+            "max_compressing_gets",
             "max_concurrent_copies",
             "max_concurrent_puts",
             "max_concurrent_puts_per_principal",

@@ -190,6 +190,7 @@ fn variables_of_other_programs_are_ignored() {
         ("VOLLEY_TOKEN", "volley_x"),
         ("VOLLEY_TOKEN_FILE", "/run/secrets/token"),
         ("VOLLEY_PLAINTEXT_LOGIN", "true"),
+        ("VOLLEY_LOCAL", "never"),
         // Set by Kubernetes for Services.
         ("VOLLEY_SERVICE_HOST", "10.0.0.1"),
         ("VOLLEY_COORDINATOR_SERVICE_PORT_FLIGHT", "8815"),

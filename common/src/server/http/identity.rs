@@ -17,8 +17,8 @@ use crate::tls::Caller;
 use crate::wire::catalog::Role;
 use crate::{Code, Error, Result};
 
-/// What a caller without identity may send.
-const CHALLENGE: &str = "Basic realm=\"volley\", Bearer";
+/// What a caller without identity may send: the header `www-authenticate` of a response with 401.
+pub const CHALLENGE: &str = "Basic realm=\"volley\", Bearer";
 /// The name of a scrape in the audit log.
 const METRICS: &str = "metrics";
 
@@ -113,16 +113,26 @@ fn check_operator(access: &Access) -> Result<()> {
     access.require_cluster(Role::Operator)
 }
 
-/// The reply to a call that is refused.
-pub(super) fn refusal(error: &Error) -> Response {
-    let status = match error.code {
+/// The status of a response for an error: the only mapping from gRPC's codes.
+pub fn http_status(code: Code) -> StatusCode {
+    match code {
+        Code::Ok => StatusCode::OK,
+        Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::PermissionDenied => StatusCode::FORBIDDEN,
-        Code::InvalidArgument => StatusCode::BAD_REQUEST,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition => StatusCode::CONFLICT,
         Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
-        Code::Unavailable | Code::DeadlineExceeded => StatusCode::SERVICE_UNAVAILABLE,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
-    };
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Code::Cancelled | Code::DataLoss | Code::Internal | Code::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The reply to a call that is refused.
+pub(super) fn refusal(error: &Error) -> Response {
+    let status = http_status(error.code);
     let mut response = (status, format!("{error}\n")).into_response();
     if status == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));

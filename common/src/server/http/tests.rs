@@ -90,7 +90,8 @@ impl TestPort {
     async fn start(status: impl HttpStatus) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let serving = tokio::spawn(serve(listener, Arc::new(ListenerTls::none()), status, stop.clone()));
+        let serving =
+            tokio::spawn(serve(listener, Arc::new(ListenerTls::none()), status, HttpPages::default(), stop.clone()));
         TestPort { address, stop, serving }
     }
 
@@ -133,7 +134,7 @@ async fn one_address_leaves_connections_for_others() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
     let _stop_at_end = stop.clone().drop_guard();
-    tokio::spawn(serve_app(listener, Arc::new(ListenerTls::none()), app(StartingStatus), 8, stop));
+    tokio::spawn(serve_app(listener, Arc::new(ListenerTls::none()), app(StartingStatus, Router::new()), 8, stop));
     let answer_of = async |from: [u8; 4]| {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind((from, 0).into()).unwrap();

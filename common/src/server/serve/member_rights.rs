@@ -81,7 +81,7 @@ impl MethodCallers {
 use MethodCallers::{Coordinators, Members, Nodes};
 
 /// Every method of the peer ports, and who may call it. A method that is missing here is refused.
-const METHODS: [(&str, MethodCallers); 37] = [
+const METHODS: [(&str, MethodCallers); 38] = [
     ("/volley.raft.v1.Raft/Vote", Coordinators),
     ("/volley.raft.v1.Raft/Append", Coordinators),
     ("/volley.raft.v1.Raft/Snapshot", Coordinators),
@@ -103,6 +103,7 @@ const METHODS: [(&str, MethodCallers); 37] = [
     ("/volley.cluster.v1.Coordinator/Login", Nodes),
     ("/volley.cluster.v1.Node/FetchPart", Nodes),
     ("/volley.cluster.v1.Node/CopyPart", Nodes),
+    ("/volley.cluster.v1.Node/CopyOpenPart", Nodes),
     ("/volley.cluster.v1.Node/DiscardParts", Nodes),
     ("/volley.cluster.v1.Node/DescribeWorker", Nodes),
     ("/volley.cluster.v1.Node/RunQueryTask", Nodes),

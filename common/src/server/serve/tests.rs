@@ -16,8 +16,9 @@ use crate::http2::{grpc_error, grpc_frames};
 use crate::wire::cluster::node_client::NodeClient;
 use crate::wire::cluster::node_server::{Node, NodeServer};
 use crate::wire::cluster::{
-    CopyPart, CopyPartReply, DescribeWorkerReply, DescribeWorkerRequest, DiscardPartsReply, DiscardPartsRequest,
-    FetchPartRequest, PartChunk, QueryTaskOrder, QueryTaskReport, QueryTaskRows, ReadQueryTaskRequest,
+    CopyOpenPartReply, CopyOpenPartRequest, CopyPart, CopyPartReply, DescribeWorkerReply, DescribeWorkerRequest,
+    DiscardPartsReply, DiscardPartsRequest, FetchPartRequest, PartChunk, QueryTaskOrder, QueryTaskReport,
+    QueryTaskRows, ReadQueryTaskRequest,
 };
 
 #[tokio::test]
@@ -254,12 +255,16 @@ impl Node for FakeNodeService {
     type FetchPartStream = stream::Iter<std::vec::IntoIter<Result<PartChunk, Status>>>;
 
     async fn fetch_part(&self, _: Request<FetchPartRequest>) -> Result<Response<Self::FetchPartStream>, Status> {
-        let chunk = |byte: &u8| Ok(PartChunk { data: vec![*byte; 100].into() });
+        let chunk = |byte: &u8| Ok(PartChunk { data: vec![*byte; 100].into(), end: None });
         Ok(Response::new(stream::iter([1, 2].iter().map(chunk).collect::<Vec<_>>())))
     }
 
     async fn copy_part(&self, _: Request<CopyPart>) -> Result<Response<CopyPartReply>, Status> {
         Err(Status::data_loss("bad copy"))
+    }
+
+    async fn copy_open_part(&self, _: Request<CopyOpenPartRequest>) -> Result<Response<CopyOpenPartReply>, Status> {
+        Err(Status::unimplemented("not in these tests"))
     }
 
     async fn discard_parts(&self, _: Request<DiscardPartsRequest>) -> Result<Response<DiscardPartsReply>, Status> {

@@ -23,16 +23,16 @@ fn counted(text: &str, code: &str) -> bool {
 #[test]
 fn call_is_counted_by_its_last_status() {
     let text = record(|series| {
-        let mut ok = CallTimer::of(series);
+        let mut ok = CallTimer::within(Context::new(), series);
         ok.note_status(&HeaderMap::new());
         ok.note_data();
         ok.note_data();
         ok.note_status(&status("0"));
         ok.note_end();
-        let mut missing = CallTimer::of(series);
+        let mut missing = CallTimer::within(Context::new(), series);
         missing.note_status(&status("5"));
         for odd in ["17", "-1", "x"] {
-            let mut call = CallTimer::of(series);
+            let mut call = CallTimer::within(Context::new(), series);
             call.note_status(&status(odd));
         }
     })
@@ -47,8 +47,8 @@ fn call_is_counted_by_its_last_status() {
 #[test]
 fn call_without_a_status_was_cancelled_or_is_unknown() {
     let text = record(|series| {
-        drop(CallTimer::of(series));
-        CallTimer::of(series).note_end();
+        drop(CallTimer::within(Context::new(), series));
+        CallTimer::within(Context::new(), series).note_end();
     })
     .render();
     assert!(counted(&text, "CANCELLED") && counted(&text, "UNKNOWN"), "{text}");

@@ -70,7 +70,7 @@ pub const REPAIR: &[Metric] = &[
     Metric::new(Gauge, Coordinators, "volley_repair_backlog_bytes", "bytes", &[], "Bytes of the copies that are missing; 0 unless this coordinator leads.")
         .worry("It does not fall while all nodes that are left are alive."),
     Metric::new(Gauge, Coordinators, "volley_repair_copies", "parts", &[], "Copies that the leader has ordered and that have not ended, of repair and of rebalancing."),
-    Metric::new(Counter, Coordinators, "volley_repair_copies_ordered_total", "parts", &[], "Copies that this coordinator ordered as the leader."),
+    Metric::new(Counter, Coordinators, "volley_repair_copies_ordered_total", "parts", &["kind"], "Copies that this coordinator ordered as the leader, by kind: `repair` of parts with too few, `rebalance` of parts that move."),
     Metric::new(Counter, Coordinators, "volley_excess_copies_deleted_total", "parts", &[], "Copies that it gave up, because every placed node has one."),
     Metric::new(Counter, Coordinators, "volley_compactions_ordered_total", "compactions", &[], "Compactions that it ordered."),
     Metric::new(Counter, Coordinators, "volley_nodes_lost_total", "nodes", &[], "Nodes that it marked as unreachable.")
@@ -79,7 +79,7 @@ pub const REPAIR: &[Metric] = &[
 
 /// Raft.
 pub const RAFT: &[Metric] = &[
-    Metric::new(Gauge, Coordinators, "volley_has_leader", "one", &[], "1 while this coordinator knows a leader.")
+    Metric::new(Gauge, Coordinators, "volley_has_leader", "one", &[], "1 while this coordinator knows a leader that a majority follows; each scrape asks for that, and waits a second at most.")
         .worry("0 at a majority: nothing can be written."),
     Metric::new(Gauge, Coordinators, "volley_is_leader", "one", &[], "1 while this coordinator leads."),
     Metric::new(Gauge, Coordinators, "volley_raft_role", "one", &["role"], "1 for the role that this coordinator has: `leader`, `follower`, `candidate`, `learner`, `stopped`; 0 for the others.")

@@ -33,6 +33,24 @@ pub const GETS: &[Metric] = &[
         "Rows that gets sent; those of a part that is passed on from another node count at its end.",
     ),
     Metric::new(
+        Counter,
+        Nodes,
+        "volley_local_reads_total",
+        "streams",
+        &[],
+        "Reads of clients on the node's machine that got the files of parts in place of messages.",
+    ),
+    Metric::new(Counter, Nodes, "volley_local_read_bytes_total", "bytes", &[], "Bytes of the files that they got."),
+    Metric::new(
+        Counter,
+        Nodes,
+        "volley_local_reads_refused_total",
+        "streams",
+        &["result"],
+        "Those that were sent to the wire, by what was in their way: `absent`, `busy`, `columns`, `credentials`, `damaged`, `filter`, `rights` or `ticket`.",
+    )
+    .worry("`absent` grows fast: clients reach the socket of another node by the same path."),
+    Metric::new(
         Gauge,
         Nodes,
         "volley_get_memory_bytes",
@@ -60,6 +78,14 @@ pub const GETS: &[Metric] = &[
         "Gets beyond `max_decompressing_gets`.",
     )
     .worry("It grows."),
+    Metric::new(
+        Counter,
+        Nodes,
+        "volley_get_saved_bytes_total",
+        "bytes",
+        &[],
+        "Bytes that gets did not send because they compressed on the way.",
+    ),
     Metric::new(
         Counter,
         Nodes,

@@ -16,10 +16,25 @@ pub const CALLS: &[Metric] = &[
         .worry("Near `max_calls`."),
     Metric::new(Counter, Members, "volley_calls_refused_total", "calls", &["scope"], "Calls beyond a limit, by scope: `all` (`max_calls`), `principal` (`max_calls_per_principal`), `unidentified`, `other_service`.")
         .worry("It grows: clients wait and try again."),
-    Metric::new(Gauge, Members, "volley_connections", "connections", &["port"], "Open connections, by port: `flight`, `peer`, `http`.")
+    Metric::new(Gauge, Members, "volley_connections", "connections", &["port", "listener"], "Open connections, by port (`flight`, `peer`, `http`) and by the name of the Flight listener: empty for one without a name and for other ports, `local_socket` for clients on a node's machine.")
         .worry("Near `max_connections`."),
     Metric::new(Counter, Members, "volley_connections_refused_total", "connections", &["port", "scope"], "Connections that were closed at once, by scope: `all` (`max_connections`) or `network` (`max_connections_per_address`).")
         .worry("It grows."),
+];
+
+/// Arrow over HTTP. Its requests are Flight calls, too.
+pub const HTTP: &[Metric] = &[
+    Metric::new(Counter, Members, "volley_http_requests_total", "requests", &["operation", "status"], "Requests to `/api` by operation of the OpenAPI document and status; a response that breaks off later keeps its status.")
+        .worry("Statuses from 500 on; 429 grows: clients wait and try again."),
+    Metric::new(Histogram, Members, "volley_http_request_duration_seconds", "seconds", &["operation"], "From the head of a request to the end of its response, which for rows is as long as its client reads."),
+    Metric::new(Counter, Members, "volley_http_sent_bytes_total", "bytes", &[], "Bytes of rows that were sent, as compressed as they were sent."),
+    Metric::new(Counter, Members, "volley_http_received_bytes_total", "bytes", &[], "Bytes of bodies that were received."),
+    Metric::new(Gauge, Members, "volley_http_memory_bytes", "bytes", &[], "Memory that requests have taken of `http_memory_bytes`.")
+        .worry("Near half of `http_memory_bytes`, or all of it: requests of one caller, or of all, are refused."),
+    Metric::new(Gauge, Members, "volley_http_spool_bytes", "bytes", &[], "Disk that bodies of requests have taken of `http_spool_bytes`.")
+        .worry("Near half of `http_spool_bytes`, or all of it."),
+    Metric::new(Counter, Members, "volley_http_refused_total", "requests", &["limit"], "Requests that were refused for want of `memory` or `spool`.")
+        .worry("It grows: use Flight for much data, or raise the limit."),
 ];
 
 /// What a member knows of other members, and passes on of their replies.
@@ -111,6 +126,15 @@ pub const PROCESS: &[Metric] = &[
         "Time in which threads of that runtime were busy, summed over all of them.",
     )
     .worry("Its rate near 1,000 times the number of threads."),
+    Metric::new(
+        Counter,
+        Members,
+        "volley_trace_spans_total",
+        "spans",
+        &["result"],
+        "Spans of calls that have ended, by result: `exported`, `dropped` (too many waited), `failed` (the collector was away, hung or refused them).",
+    )
+    .worry("`dropped` or `failed` grow: traces have gaps; see the collector, or lower `otlp_sampling_ratio`."),
     Metric::new(Counter, Members, "process_cpu_seconds_total", "seconds", &[], "Processor time of the process."),
     Metric::new(
         Gauge,

@@ -87,6 +87,15 @@ pub const WORK: &[Metric] = &[
     )
     .worry("Longer ago than twice `scrub_days`."),
     Metric::new(
+        Gauge,
+        Nodes,
+        "volley_scrub_oldest_verification_timestamp_seconds",
+        "seconds",
+        &[],
+        "How far the scrub is: when the part of the node was verified whose verification is the oldest, seconds since 1970; 0: one never was.",
+    )
+    .worry("Longer ago than `scrub_days` and a day: the scrub does not keep up, so raise `scrub_bytes_per_second`."),
+    Metric::new(
         Counter,
         Nodes,
         "volley_compactions_total",

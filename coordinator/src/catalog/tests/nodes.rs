@@ -1,5 +1,7 @@
 //! Node state, health, drain and removal.
 
+use std::collections::BTreeSet;
+
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::{
     DrainNode, HolderChange, NodeState, PlaceTables, RemoveNode, SetNodeHealth, SetNodeState, TablePlacement,
@@ -26,6 +28,23 @@ fn remove(node: u64) -> Op {
 fn held(part: u128, node: u64, held: bool) -> Op {
     let change = HolderChange { part: Some(PartId(part).into()), node, held };
     Op::UpdateHolders(UpdateHolders { changes: vec![change] })
+}
+
+#[test]
+fn ids_of_live_nodes_follow_their_states() {
+    let mut fixture = CatalogFixture::new();
+    let count = |fixture: &CatalogFixture| {
+        let alive: BTreeSet<NodeId> = fixture.catalog.live_nodes().map(|node| NodeId(node.id)).collect();
+        assert_eq!(*fixture.catalog.live_node_ids(), alive);
+        alive.len()
+    };
+    let all = count(&fixture);
+    fixture.must_apply(unreachable(1, 11));
+    assert_eq!(count(&fixture), all - 1);
+    fixture.must_apply(remove(1));
+    assert_eq!(count(&fixture), all - 1);
+    fixture.catalog.remove_row(&RowKey::Node(2));
+    assert_eq!(count(&fixture), all - 2);
 }
 
 #[test]
@@ -150,6 +169,31 @@ fn placement_is_ignored_after_a_change_of_shards() {
     assert_eq!(fixture.table("t").placement[3].nodes, [1, 2]);
     fixture.must_apply(place(4, vec![2, 3]));
     assert_eq!(fixture.table("t").placement[3].nodes, [2, 3]);
+}
+
+#[test]
+fn placed_replicas_are_counted_through_appends_moves_and_drops() {
+    let mut fixture = CatalogFixture::new();
+    let counts = |fixture: &CatalogFixture| {
+        let placed = fixture.catalog.placed_replicas().iter();
+        placed.map(|(node, count)| (node.0, *count)).collect::<Vec<_>>()
+    };
+    fixture.put("w", "t", WriteMode::Create, &[4]);
+    fixture.put("v", "u", WriteMode::Create, &[5]);
+    assert_eq!(counts(&fixture), [(1, 8), (2, 8)]);
+    fixture.put("a", "t", WriteMode::Append, &[6]);
+    fixture.put("r", "t", WriteMode::Replace, &[7]);
+    assert_eq!(counts(&fixture), [(1, 8), (2, 8)]);
+    let placement = vec![ShardPlacement { nodes: vec![2, 3] }; 4];
+    let tables = vec![TablePlacement { table: fixture.table("t").id, placement }];
+    for _ in 0..2 {
+        fixture.must_apply(Op::PlaceTables(PlaceTables { tables: tables.clone() }));
+        assert_eq!(counts(&fixture), [(1, 4), (2, 8), (3, 4)]);
+    }
+    fixture.drop_table("t");
+    assert_eq!(counts(&fixture), [(1, 4), (2, 4)]);
+    fixture.drop_table("u");
+    assert_eq!(counts(&fixture), []);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use volley_common::ipc::statistics::BoundOperator;
 use volley_common::wire::catalog::{Node, Part, Row, row};
 use volley_common::wire::statistics::PartBounds;
@@ -268,4 +270,60 @@ fn degraded_node_is_listed_last() {
             assert_eq!(plan.parts[0].holders.last(), Some(&1));
         }
     }
+}
+
+/// The nodes that a greedy cover selects, with all endpoints counted anew for each.
+fn greedy_cover(holders: &[Vec<RunHolder>]) -> BTreeSet<NodeId> {
+    let mut selected = BTreeSet::new();
+    while selected.len() < MAX_URIS - 1 {
+        let mut gains: BTreeMap<NodeId, (usize, usize)> = BTreeMap::new();
+        for endpoint in holders {
+            let is_served = endpoint.iter().any(|holder| selected.contains(&holder.node));
+            for node in endpoint.iter().map(|holder| holder.node).filter(|node| !selected.contains(node)) {
+                let gain = gains.entry(node).or_default();
+                *gain = (gain.0 + usize::from(!is_served), gain.1 + 1);
+            }
+        }
+        let best = gains.into_iter().max_by_key(|(node, gain)| (*gain, std::cmp::Reverse(*node)));
+        let Some((best, _)) = best else { break };
+        selected.insert(best);
+    }
+    selected
+}
+
+#[test]
+fn nodes_of_many_endpoints_are_a_greedy_cover() {
+    let mut random = StdRng::seed_from_u64(3);
+    for (nodes, endpoints) in [(19, 50), (20, 50), (40, 5), (60, 200), (300, 100)] {
+        let endpoint = |_| {
+            let holders: BTreeSet<u64> =
+                (0..random.random_range(1..5)).map(|_| random.random_range(0..nodes)).collect();
+            let holder = |node| RunHolder { node: NodeId(node), degraded: false, parts: 1, rank: 0 };
+            holders.into_iter().map(holder).collect()
+        };
+        let holders: Vec<Vec<RunHolder>> = (0..endpoints).map(endpoint).collect();
+        let selected = select_nodes(&holders);
+        if nodes < MAX_URIS as u64 {
+            assert_eq!(
+                selected.len(),
+                holders.iter().flatten().map(|holder| holder.node).collect::<BTreeSet<_>>().len()
+            );
+        } else {
+            assert_eq!(selected, greedy_cover(&holders), "{nodes} nodes, {endpoints} endpoints");
+        }
+    }
+}
+
+/// As the ticket of a whole table has it in a large cluster.
+#[test]
+fn holders_of_a_long_run_are_ranked_by_their_parts() {
+    // Node 1 has all parts, node 2 half of them, and each part a node of its own.
+    let holders: Vec<Vec<u64>> =
+        (0..100).map(|at| if at % 2 == 0 { vec![1, 2, 100 + at] } else { vec![1, 100 + at] }).collect();
+    let (catalog, table) = catalog(200, &holders.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let plan = plan_endpoints(&catalog, &table, 1, 1, None, &alive(1..=200), "").unwrap();
+    assert_eq!((plan.endpoints.len(), plan.endpoints[0].parts), (1, 100));
+    assert_eq!(plan.nodes.len(), MAX_URIS - 1);
+    let first: Vec<&str> = plan.locations(0, 0).take(2).map(|uri| plan.uris[uri].as_str()).collect();
+    assert_eq!(first, ["grpc+tcp://n1:1", "grpc+tcp://n2:1"]);
 }

@@ -181,6 +181,17 @@ fn returning_node_gets_the_shards_it_has_on_disk() {
     assert!(loads(&catalog)[&id(1)] >= 24, "{:?}", loads(&catalog));
 }
 
+#[test]
+fn parts_of_shards_that_an_old_version_had_move_nothing() {
+    let mut catalog = cluster(4, 1, &[8]);
+    add(&mut catalog, 4, 1);
+    let mut old = part(1, 1, &[id(4)]);
+    old.shard = 40;
+    put(&mut catalog, row::Row::Part(old));
+    assert_eq!(apply_rebalance(&mut catalog), loads(&catalog)[&id(4)]);
+    assert!((2..=4).contains(&loads(&catalog)[&id(4)]), "{:?}", loads(&catalog));
+}
+
 /// Table 1 is busy: the new node has taken one of three parts of each of its shards.
 #[test]
 fn new_node_with_some_parts_of_a_table_gets_shards_of_all() {

@@ -5,9 +5,12 @@ use volley_common::{NodeId, PartId};
 
 use super::helpers::*;
 use crate::catalog::Catalog;
+use crate::scheduler::NodeSets;
 use crate::scheduler::over_replicated::{deletions, excess_copies};
 use crate::scheduler::reconcile::holder_change;
-use crate::scheduler::repair::{CopyDecision, CopyLoad, MAX_COPIES_PER_NODE, next_copy, parts_to_copy};
+use crate::scheduler::repair::{
+    CopyCapacity, CopyDecision, CopyLoad, CopyScan, MAX_COPIES_PER_NODE, next_copy, parts_to_copy, queue_limit,
+};
 
 /// (part, target, sources) of the copies to order, in order, while nodes have capacity.
 fn copies(catalog: &Catalog) -> Vec<(u128, u64, Vec<String>)> {
@@ -24,6 +27,57 @@ fn copies(catalog: &Catalog) -> Vec<(u128, u64, Vec<String>)> {
 
 fn ids(catalog: &Catalog, most: usize) -> Vec<u128> {
     parts_to_copy(catalog, &nodes(catalog), most).0.into_iter().map(|id| id.0).collect()
+}
+
+#[test]
+fn short_list_has_the_most_urgent_of_many_parts() {
+    // In turn: one copy; as many as wanted, where they belong; more, but not where they belong.
+    let holders: [&[u64]; 3] = [&[1, 3, 4], &[3], &[1, 2]];
+    let parts: Vec<(u128, &[u64])> = (1..=60).map(|id| (id, holders[id as usize % 3])).collect();
+    let catalog = catalog(&parts);
+    let all = ids(&catalog, 1000);
+    assert_eq!(all[..21], (1..=60).filter(|id| id % 3 == 1).chain([3]).collect::<Vec<_>>());
+    for limit in [0, 1, 2, 7, 19, 20, 39, all.len()] {
+        let (listed, complete) = parts_to_copy(&catalog, &nodes(&catalog), limit);
+        let listed: Vec<u128> = listed.into_iter().map(|id| id.0).collect();
+        assert_eq!((listed.as_slice(), complete), (&all[..limit], limit == all.len()), "limit {limit}");
+        let mut scan = CopyScan::new(limit);
+        for slice in catalog.all_parts().collect::<Vec<_>>().chunks(11) {
+            scan.examine(&catalog, &nodes(&catalog), slice.iter().copied());
+        }
+        assert_eq!(scan.finish(), parts_to_copy(&catalog, &nodes(&catalog), limit));
+    }
+}
+
+#[test]
+fn list_grows_with_the_number_of_writable_nodes() {
+    let limit =
+        |count: u64| queue_limit(&NodeSets { writable: (0..count).map(NodeId).collect(), ..NodeSets::default() });
+    assert_eq!((limit(0), limit(3), limit(100)), (10_000, 10_000, 10_000));
+    assert_eq!((limit(500), limit(10_000), limit(100_000)), (50_000, 1_000_000, 1_000_000));
+}
+
+#[test]
+fn capacity_is_counted_as_copies_are_added() {
+    let holders: &[u64] = &[1];
+    let parts: Vec<(u128, &[u64])> = (1..=40).map(|id| (id, holders)).collect();
+    let catalog = catalog(&parts);
+    let (nodes, mut load) = (nodes(&catalog), CopyLoad::default());
+    let mut capacity = CopyCapacity::of(&load, &nodes);
+    let mut ordered = 0;
+    for (id, _) in &parts {
+        if let CopyDecision::Order(copy) = next_copy(&catalog, &nodes, &load, PartId(*id)) {
+            assert!(!capacity.is_exhausted());
+            load.add(&copy);
+            capacity.add(&load, &copy);
+            ordered += 1;
+        }
+        assert_eq!(capacity, CopyCapacity::of(&load, &nodes), "part {id}");
+    }
+    // Node 2, where the parts belong, takes no more, and node 1 is the only source.
+    assert_eq!(ordered, MAX_COPIES_PER_NODE);
+    let nobody = NodeSets { writable: nodes.writable.clone(), ..NodeSets::default() };
+    assert!(CopyCapacity::of(&CopyLoad::default(), &nobody).is_exhausted());
 }
 
 #[test]
@@ -131,6 +185,16 @@ fn part_without_need_is_skipped_when_its_turn_comes() {
     let catalog = catalog(&[(7, &[1, 2])]);
     let next = |id| next_copy(&catalog, &nodes(&catalog), &CopyLoad::default(), PartId(id));
     assert_eq!((next(7), next(8)), (CopyDecision::Skip, CopyDecision::Skip));
+}
+
+#[test]
+fn move_of_a_part_is_told_from_a_repair() {
+    let catalog = catalog(&[(7, &[1]), (8, &[1, 3])]);
+    let moves = |id| match next_copy(&catalog, &nodes(&catalog), &CopyLoad::default(), PartId(id)) {
+        CopyDecision::Order(copy) => Some(copy.moves),
+        CopyDecision::Wait | CopyDecision::Skip => None,
+    };
+    assert_eq!((moves(7), moves(8)), (Some(false), Some(true)));
 }
 
 /// (part, node) of the excess copies.

@@ -120,7 +120,7 @@ impl SimulatedCluster {
         let tables = rebalance::rebalance(&self.catalog, &nodes);
         let settled = tables.is_empty();
         self.apply(Op::PlaceTables(PlaceTables { tables }));
-        let copied = self.copy(&nodes);
+        let ordered = self.copy(&nodes);
         let excess = if settled { over_replicated::excess_copies(&self.catalog, &nodes, 50) } else { Vec::new() };
         self.check_live(&nodes, &excess);
         self.apply(Op::UpdateHolders(UpdateHolders { changes: excess.clone() }));
@@ -132,16 +132,17 @@ impl SimulatedCluster {
             }
         }
         let corrected = self.reconcile_inventories();
-        !settled || copied > 0 || !excess.is_empty() || corrected
+        !settled || ordered > 0 || !excess.is_empty() || corrected
     }
 
-    /// Executes copy orders immediately; some of them fail.
+    /// Executes copy orders immediately; some of them fail. Returns how many there were.
     fn copy(&mut self, nodes: &NodeSets) -> usize {
         let (waiting, _) = repair::parts_to_copy(&self.catalog, nodes, 1000);
-        let (mut load, mut changes) = (CopyLoad::default(), Vec::new());
+        let (mut load, mut changes, mut ordered) = (CopyLoad::default(), Vec::new(), 0);
         for id in waiting {
             let CopyDecision::Order(copy) = repair::next_copy(&self.catalog, nodes, &load, id) else { continue };
             load.add(&copy);
+            ordered += 1;
             let sources: Vec<u64> = copy.order.sources.iter().map(|source| source.parse().unwrap()).collect();
             assert!(self.up.contains(&copy.to.0), "an order to a node that is down");
             assert!(sources.iter().any(|from| self.up.contains(from) && self.disks[from].contains(&id.0)));
@@ -151,9 +152,8 @@ impl SimulatedCluster {
             }
         }
         self.copied += changes.len();
-        let count = changes.len();
         self.apply(Op::UpdateHolders(UpdateHolders { changes }));
-        count
+        ordered
     }
 
     /// Reconciles the inventory of every node.

@@ -9,7 +9,7 @@ use volley_common::{Error, Result};
 
 use super::{ReadPlan, ReadService};
 use crate::client_listener::{ClientListener, Locations};
-use crate::node_probes::nodes_of_rank;
+use crate::node_probes::nodes_of_rank_among;
 use crate::raft::CatalogView;
 use crate::service::live_nodes::wait_for_live_nodes;
 
@@ -43,7 +43,8 @@ impl ReadService {
         };
         wait_for_live_nodes(&self.raft).await;
         let target = self.raft.read_with(plan).await??;
-        let doubted = nodes_of_rank(&self.raft.view(), &self.pool, HealthRank::Deprioritized);
+        let nodes = &target.version_plan.nodes;
+        let doubted = nodes_of_rank_among(&self.raft.view(), &self.pool, HealthRank::Deprioritized, nodes);
         let schema = target.layout.schema;
         let ticket = Ticket {
             flight: result.flight,
@@ -70,6 +71,7 @@ impl ReadService {
             bytes: Some(target.version_plan.bytes),
             ordered: true,
             expires_ms: target.expires_ms,
+            offers_local_reads: true,
             schema,
             version_plan: target.version_plan,
         })

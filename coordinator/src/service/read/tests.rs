@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use volley_common::options::MAX_RETENTION_S;
-use volley_common::wire::catalog::{Pin, Replaced, TableSpec};
+use volley_common::wire::catalog::{NodeState, Pin, Replaced, TableSpec};
 
 use super::*;
 
@@ -11,6 +11,27 @@ fn long_filter_is_copied_into_few_tickets() {
     assert_eq!(filter_copies(None), u32::MAX);
     assert_eq!(filter_copies(Some("a > 1")), 1_677_721);
     assert_eq!(filter_copies(Some(&"x".repeat(64 << 10))), 128);
+}
+
+#[test]
+fn serving_nodes_are_holders_then_others_and_not_too_many() {
+    let node = |id: u64| Node {
+        id,
+        state: NodeState::Alive as i32,
+        degraded_reason: if id % 10 == 3 { "slow".into() } else { String::new() },
+        read_only_reason: if id == 150 { "full".into() } else { String::new() },
+        ..Node::default()
+    };
+    let nodes: Vec<Node> = (1..=200).map(node).collect();
+    let mut live: Vec<&Node> = nodes.iter().collect();
+    live.rotate_left(148);
+    let ids = |holders: &[u64]| rank_serving(&live, holders).iter().map(|node| node.id).collect::<Vec<_>>();
+    assert_eq!((ids(&[7, 150, 3])[..5].to_vec(), ids(&[7, 150, 3]).len()), (vec![150, 7, 3, 149, 151], 100));
+    // Without holders, as for a put, to those that are writable.
+    assert_eq!(ids(&[])[..5], [149, 151, 152, 154, 155]);
+    live.truncate(3);
+    let few: Vec<u64> = rank_serving(&live, &[]).iter().map(|node| node.id).collect();
+    assert_eq!(few, [149, 151, 150]);
 }
 
 fn table() -> Table {

@@ -6,6 +6,7 @@ The pod of a server, the same for both roles: dict "root" "component" "zone" "pl
 {{- $values := $root.Values -}}
 {{- $role := ternary $values.coordinators $values.nodes (eq .component "coordinator") -}}
 {{- $http := ternary ", scheme: HTTPS" "" (eq (include "volley.hasTls" (dict "root" $root "name" "http")) "true") -}}
+{{- $localReads := and (eq .component "node") ($values.nodes.localReads).enabled -}}
 {{- $admin := ternary $values.auth.bootstrapAdminSecret "" (eq .component "coordinator") -}}
 metadata:
   labels:
@@ -132,6 +133,9 @@ spec:
         - {name: data, mountPath: /var/lib/volley}
         - {name: config, mountPath: /etc/volley/volley.toml, subPath: {{ .component }}.toml, readOnly: true}
         - {name: tmp, mountPath: /tmp}
+        {{- if $localReads }}
+        - {name: local-reads, mountPath: {{ $values.nodes.localReads.hostPath }}}
+        {{- end }}
         {{- if $values.tls.enabled }}
         {{- include "volley.tlsMounts" $root | nindent 8 }}
         {{- end }}
@@ -146,6 +150,10 @@ spec:
       configMap: {name: {{ include "volley.fullname" $root }}}
     - name: tmp
       emptyDir: {}
+    {{- if $localReads }}
+    - name: local-reads
+      hostPath: {path: {{ $values.nodes.localReads.hostPath }}, type: Directory}
+    {{- end }}
     {{- if $values.tls.enabled }}
     {{- include "volley.tlsVolumes" . | nindent 4 }}
     {{- end }}

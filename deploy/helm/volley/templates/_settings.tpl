@@ -61,6 +61,11 @@
 {{- end }}
 - name: VOLLEY_PEER_ADVERTISE
   value: {{ printf "$(POD_NAME).%s:8826" (include "volley.domain" (dict "root" .root "component" "node")) | quote }}
+{{- if ($values.nodes.localReads).enabled }}
+# Each pod of a machine has its own.
+- name: VOLLEY_LOCAL_SOCKET
+  value: {{ printf "%s/%s-$(POD_NAME).sock" $values.nodes.localReads.hostPath .root.Release.Namespace | quote }}
+{{- end }}
 {{- end }}
 - name: VOLLEY_LISTEN
   value: {{ join "," $listen | quote }}

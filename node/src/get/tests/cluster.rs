@@ -73,6 +73,13 @@ impl TestNode {
         TestNode::configured(config, NodeSecurity::open(), serve).await
     }
 
+    /// A node that compresses for so many gets at once.
+    pub async fn compressing(max_gets: usize) -> Self {
+        let config = NodeConfig { max_compressing_gets: max_gets, ..without_coordinator() };
+        let serve = |node: Arc<NodeContext>, request| async move { serve_get(node.get.clone(), request).await };
+        TestNode::configured(config, NodeSecurity::open(), serve).await
+    }
+
     /// A node that filters for so many gets at once.
     pub async fn filtering(max_gets: usize) -> Self {
         let config = NodeConfig { max_filtered_gets: max_gets, ..without_coordinator() };
@@ -138,7 +145,7 @@ impl TestNode {
         let addr = listener.local_addr().unwrap().to_string();
         let shutdown = CancellationToken::new();
         let flight_uri = format!("grpc+tcp://{addr}");
-        let addresses = NodeAddresses { peer_addr: addr.clone(), flight_uri, listeners: Vec::new() };
+        let addresses = NodeAddresses { peer_addr: addr.clone(), flight_uri, ..NodeAddresses::default() };
         let context =
             NodeContext::new(config, PartStore::open(dir.path()).unwrap(), addresses, security, shutdown.clone());
         context.cluster.ticket_key.store(Some(Arc::new(key())));

@@ -20,7 +20,7 @@ use crate::get::reader::TicketReader;
 
 const CODECS: [Compression; 2] = [Compression::Lz4, Compression::Zstd];
 
-fn is_compressed(message: &FlightData) -> bool {
+pub(super) fn is_compressed(message: &FlightData) -> bool {
     let header = arrow_ipc::root_as_message(&message.data_header).unwrap();
     let batch = header.header_as_dictionary_batch().map_or_else(|| header.header_as_record_batch(), |d| d.data());
     batch.is_some_and(|batch| batch.compression().is_some())
@@ -114,7 +114,7 @@ async fn broken_remote_stream_continues_decompressed() {
 }
 
 /// Batches of about 1 MiB that compress well.
-fn compressible(batches: i64) -> Vec<RecordBatch> {
+pub(super) fn compressible(batches: i64) -> Vec<RecordBatch> {
     let schema = Arc::new(Schema::new(vec![
         Field::new("id", DataType::Int64, false),
         Field::new("text", DataType::Utf8, false),

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod cluster;
+mod compressing;
 mod decompress;
 mod filtered;
 mod filtered_types;

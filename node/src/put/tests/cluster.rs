@@ -23,7 +23,7 @@ use volley_common::server::serve::{self, ServerLimits, TonicService};
 use volley_common::wire::catalog::{Node, ShardPlacement, TableSpec, Write, WriteOutcome, WriteState};
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
 use volley_common::wire::cluster::*;
-use volley_common::{Error, NodeId};
+use volley_common::{Error, NodeId, PartId};
 
 use crate::config::NodeConfig;
 use crate::context::{NodeAddresses, NodeContext, NodeSecurity};
@@ -211,7 +211,7 @@ pub struct PeerNode {
     pub context: Arc<NodeContext>,
     /// Stops the peer service.
     pub stop: CancellationToken,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 pub struct InProcessCluster {
@@ -270,6 +270,26 @@ impl InProcessCluster {
         self.nodes[node].context.store.inventory().len()
     }
 
+    /// The files of parts that a node has not finished, with their lengths.
+    pub fn unfinished(&self, node: usize) -> Vec<(PartId, u64)> {
+        let files = std::fs::read_dir(self.nodes[node].dir.path().join("tmp")).unwrap();
+        let part = |file: std::fs::DirEntry| {
+            let id = file.file_name().to_str()?.split('-').next()?.parse::<PartId>().ok()?;
+            Some((id, file.metadata().ok()?.len()))
+        };
+        files.filter_map(|file| part(file.ok()?)).collect()
+    }
+
+    /// Waits until a node has received so many bytes of a part that is not finished.
+    pub async fn receives(&self, node: usize, bytes: u64) -> PartId {
+        loop {
+            if let Some((id, _)) = self.unfinished(node).into_iter().find(|(_, length)| *length >= bytes) {
+                return id;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     pub fn write(&self) -> Write {
         self.coordinator.state.lock().writes.values().next().cloned().unwrap()
     }
@@ -293,7 +313,7 @@ async fn start_node(coordinator: &str) -> PeerNode {
     let addresses = NodeAddresses {
         peer_addr: listener.local_addr().unwrap().to_string(),
         flight_uri: "grpc+tcp://127.0.0.1:1".into(),
-        listeners: Vec::new(),
+        ..NodeAddresses::default()
     };
     let config = NodeConfig {
         coordinators: vec![coordinator.into()],
@@ -312,7 +332,7 @@ async fn start_node(coordinator: &str) -> PeerNode {
     let stop = CancellationToken::new();
     let service = TonicService(Routes::new(peer::service(&context)));
     tokio::spawn(serve::serve(listener, service, stop.clone(), ServerLimits::default()));
-    PeerNode { context, stop, _dir: dir }
+    PeerNode { context, stop, dir }
 }
 
 fn catalog_node(context: &NodeContext) -> Node {

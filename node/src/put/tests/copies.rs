@@ -9,8 +9,9 @@ use tonic::Code;
 use volley_common::server::serve::TonicService;
 use volley_common::wire::cluster::node_server::{Node, NodeServer};
 use volley_common::wire::cluster::{
-    CopyPart, CopyPartReply, DescribeWorkerReply, DescribeWorkerRequest, DiscardPartsReply, DiscardPartsRequest,
-    FetchPartRequest, PartChunk, QueryTaskOrder, QueryTaskReport, QueryTaskRows, ReadQueryTaskRequest,
+    CopyOpenPartReply, CopyOpenPartRequest, CopyPart, CopyPartReply, DescribeWorkerReply, DescribeWorkerRequest,
+    DiscardPartsReply, DiscardPartsRequest, FetchPartRequest, PartChunk, QueryTaskOrder, QueryTaskReport,
+    QueryTaskRows, ReadQueryTaskRequest,
 };
 
 use super::*;
@@ -85,12 +86,20 @@ impl Node for BrokenSource {
         let offset = request.into_inner().offset;
         self.offsets.lock().push(offset);
         let sent = self.bytes.slice((offset as usize).min(self.breaks_at)..self.breaks_at);
-        let chunks: Vec<_> = sent.chunks(1 << 20).map(|data| Ok(PartChunk { data: sent.slice_ref(data) })).collect();
+        let chunks: Vec<_> =
+            sent.chunks(1 << 20).map(|data| Ok(PartChunk { data: sent.slice_ref(data), end: None })).collect();
         let broken = (self.breaks_at < self.bytes.len()).then(|| Err(Status::unavailable("the link broke")));
         Ok(tonic::Response::new(stream::iter(chunks.into_iter().chain(broken)).boxed()))
     }
 
     async fn copy_part(&self, _: tonic::Request<CopyPart>) -> Result<tonic::Response<CopyPartReply>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    async fn copy_open_part(
+        &self,
+        _: tonic::Request<CopyOpenPartRequest>,
+    ) -> Result<tonic::Response<CopyOpenPartReply>, Status> {
         Err(Status::unimplemented("not in these tests"))
     }
 

@@ -5,6 +5,7 @@ pub(crate) mod cluster;
 mod copies;
 mod preserved;
 mod safety;
+mod streaming;
 
 use std::time::Duration;
 

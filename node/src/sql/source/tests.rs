@@ -102,10 +102,11 @@ fn rows_are_read_by_the_other_runtime_and_a_panic_is_an_error() {
     let engine = Runtime::new().unwrap();
     let thread = || std::thread::current().id();
     let sound = stream::iter(0..100).map(move |_| Ok(thread())).boxed();
-    let read = engine.block_on(read_on(node.handle().clone(), sound).try_collect::<Vec<_>>()).unwrap();
+    let read =
+        engine.block_on(read_on(node.handle().clone(), KeptContext::default(), sound).try_collect::<Vec<_>>()).unwrap();
     assert!(read.len() == 100 && !read.contains(&thread()));
     let broken = stream::iter(0..100).map(|n| if n < 3 { Ok(n) } else { panic!("a fault") }).boxed();
-    let mut read = read_on(node.handle().clone(), broken);
+    let mut read = read_on(node.handle().clone(), KeptContext::default(), broken);
     let items = engine.block_on(async {
         let mut items = Vec::new();
         while let Some(item) = read.next().await {

@@ -4,6 +4,7 @@
 mod cache;
 pub mod fs_trace;
 mod full_disk;
+mod open_parts;
 mod orphans;
 mod parts;
 mod power_loss;

@@ -19,6 +19,7 @@ use futures::stream::BoxStream;
 use http::HeaderMap;
 use tokio::time::Instant;
 use url::Url;
+use volley_common::telemetry::trace::KeptContext;
 use volley_common::wire::cluster::{QueryTaskReport, ReadQueryTaskRequest, StartQueryTask};
 use volley_common::{Error, NodeId};
 
@@ -49,17 +50,19 @@ pub(super) type BeginTask =
 pub(super) struct NodeChannels {
     network: Arc<dyn QueryNetwork>,
     own: OwnChannel,
+    /// The call that the query belongs to.
+    call: KeptContext,
 }
 
 impl NodeChannels {
     /// For a task, which reads rows of others.
     pub(super) fn of_task(network: Arc<dyn QueryNetwork>, registry: Arc<TaskRegistry>) -> Self {
-        NodeChannels { network, own: OwnChannel { registry, begin: None } }
+        NodeChannels { network, own: OwnChannel { registry, begin: None }, call: KeptContext::current() }
     }
 
     /// For the head of a query, which begins tasks, too.
     pub(super) fn of_head(network: Arc<dyn QueryNetwork>, registry: Arc<TaskRegistry>, begin: BeginTask) -> Self {
-        NodeChannels { network, own: OwnChannel { registry, begin: Some(begin) } }
+        NodeChannels { network, own: OwnChannel { registry, begin: Some(begin) }, call: KeptContext::current() }
     }
 }
 
@@ -69,7 +72,7 @@ impl ChannelResolver for NodeChannels {
         let node = node_of(url)?;
         let channel: Box<dyn WorkerChannel> = match node == self.network.own_node() {
             true => Box::new(self.own.clone()),
-            false => Box::new(NodeChannel { network: self.network.clone(), node }),
+            false => Box::new(NodeChannel { network: self.network.clone(), node, call: self.call.clone() }),
         };
         Ok(channel)
     }
@@ -136,6 +139,7 @@ impl WorkerChannel for OwnChannel {
 struct NodeChannel {
     network: Arc<dyn QueryNetwork>,
     node: NodeId,
+    call: KeptContext,
 }
 
 impl NodeChannel {
@@ -166,7 +170,8 @@ impl WorkerChannel for NodeChannel {
         // Plans have no feeds of work, so the messages say nothing. Their end is that of the query.
         let ended = Box::pin(c2w_stream.for_each(|_| ready(())));
         let node = self.node;
-        let reports = self.network.run_task(node, start, ended).await.map_err(|error| self.failed(error))?;
+        let running = self.call.carry(self.network.run_task(node, start, ended));
+        let reports = running.await.map_err(|error| self.failed(error))?;
         let message = move |report: volley_common::Result<QueryTaskReport>| {
             let metrics = match report {
                 Ok(report) => report.metrics?,
@@ -192,7 +197,8 @@ impl WorkerChannel for NodeChannel {
             end_partition: partitions.end as u64,
             output: encode_output(request.producer_head, task_ctx).map_err(into_datafusion)?,
         };
-        let rows = self.network.read_task(self.node, request).await.map_err(|error| self.failed(error))?;
+        let reading = self.call.carry(self.network.read_task(self.node, request));
+        let rows = reading.await.map_err(|error| self.failed(error))?;
         // Of the exchange that reads them. Leaves have the same for what they read of parts.
         let received = MetricBuilder::new(&metrics).global_counter("bytes_received");
         Ok(received_rows::receive(self.node, rows, partitions, task_ctx.memory_pool(), received))

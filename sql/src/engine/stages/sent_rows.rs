@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use volley_common::ipc::MESSAGE_BYTES;
 use volley_common::ipc::encode::{IpcMessage, encode_messages};
 use volley_common::ipc::schema::{flight_header, schema_message};
+use volley_common::telemetry::trace::carry;
 use volley_common::wire::MAX_PEER_MESSAGE;
 use volley_common::wire::cluster::QueryTaskRows;
 use volley_common::{Error, Result};
@@ -44,12 +45,12 @@ pub(super) fn send(
     for (at, rows) in partitions.into_iter().enumerate() {
         let partition = PartitionSender { partition: (first + at) as u64, sender: sender.clone() };
         let ended = ended.clone();
-        computing.spawn(async move {
+        computing.spawn(carry(async move {
             if ended.run_until_cancelled(partition.send_all(rows)).await.is_none() {
                 // Nobody has to take it.
                 let _ = partition.sender.try_send(Err(Error::unavailable("the query has ended, or its head is lost")));
             }
-        });
+        }));
     }
     let begin = QueryTaskRows { header, ..QueryTaskRows::default() };
     let rest = stream::poll_fn(move |context| {

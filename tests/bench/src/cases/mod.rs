@@ -6,15 +6,23 @@ use crate::bench::Bench;
 
 mod calls;
 mod gets;
+mod local;
 mod memory;
+mod mixed;
 mod puts;
 mod python;
 mod rust;
 mod shapes;
 mod sweep;
+mod thin;
+mod training;
 
-/// The name of the case that measures the Python package, which is built for it.
-pub const PYTHON: &str = "python";
+/// The name of the case that measures the Python package.
+const PYTHON: &str = "python";
+/// The name of the case of reads by files.
+const LOCAL: &str = "local";
+/// The cases that need the Python package, which is built for them.
+pub const WITH_PACKAGE: [&str; 2] = [PYTHON, LOCAL];
 
 type CaseFuture<'a> = LocalBoxFuture<'a, Result<(), String>>;
 
@@ -59,6 +67,7 @@ pub const CASES: &[BenchCase] = &[
     BenchCase { name: "small", about: "many tables of 100 rows, 16 clients", run: |b| Box::pin(calls::small(b)) },
     BenchCase { name: "appends", about: "appends of 100 rows, 16 clients", run: |b| Box::pin(calls::appends(b)) },
     BenchCase { name: "info", about: "get_flight_info of 1,000 parts", run: |b| Box::pin(calls::info(b)) },
+    BenchCase { name: "mixed", about: "small gets beside bulk gets and puts", run: |b| Box::pin(mixed::small_gets(b)) },
     BenchCase {
         name: "memory",
         about: "a node's memory while it serves 32 streams",
@@ -66,8 +75,18 @@ pub const CASES: &[BenchCase] = &[
     },
     BenchCase {
         name: PYTHON,
-        about: "get and put with the Python package and with pyarrow, 4 nodes",
+        about: "get and put with the Python package and with pyarrow, and shuffled batches, 4 nodes",
         run: |b| Box::pin(python::all(b)),
+    },
+    BenchCase {
+        name: LOCAL,
+        about: "get the reference table by the node's files, by the wire, and from the C++ server",
+        run: |b| Box::pin(local::get(b)),
+    },
+    BenchCase {
+        name: "thin",
+        about: "lineitem over 15 Gb/s, 1 Gb/s and 100 Mb/s, in a network namespace of its own",
+        run: |b| Box::pin(thin::get(b)),
     },
     BenchCase { name: "sweep", about: "messages of 0.5 to 4 MiB", run: |b| Box::pin(sweep::sweep(b)) },
 ];

@@ -1,11 +1,12 @@
-//! The Python package `volley` beside pyarrow, over four nodes: gets of the reference table, puts of it and of lineitem by its key.
+//! The Python package `volley` beside pyarrow, over four nodes: gets of the reference table, puts of it and of lineitem by its key; and its
+//! shuffled batches.
 
 use serde_json::json;
 use volley_common::options::MIN_RETENTION_S;
 
 use super::gets::{CHUNK_ROWS, REFERENCE, ROWS_64K, about};
 use super::puts::{PutCaseOptions, putters};
-use super::shapes;
+use super::{shapes, training};
 use crate::bench::{Bench, BenchTable, Contender, JobPlan, with};
 use crate::jobs::{ClientJob, PackageGetJob, PackagePutJob, TicketFetch};
 use crate::report::{CaseReport, Goal};
@@ -25,7 +26,8 @@ pub(super) async fn all(bench: &mut Bench) -> Result<(), String> {
     let source = shapes::generated(bench)?;
     let how = format!("TPC-H lineitem, {:.2} GB, 8 shards by l_orderkey, two copies", source.bytes() as f64 / 1e9);
     let options = json!({"shard_by": ["l_orderkey"], "shards": 8, "replicas": 2});
-    put(bench, "python put-keyed", PutCaseOptions { source, batch_rows: ROWS_64K, streams: 1, options }, how).await
+    put(bench, "python put-keyed", PutCaseOptions { source, batch_rows: ROWS_64K, streams: 1, options }, how).await?;
+    training::all(bench).await
 }
 
 fn loop_of(threads: usize) -> String {
@@ -53,7 +55,8 @@ async fn get(bench: &mut Bench) -> Result<(), String> {
             contenders.push(Contender { label: loop_of(threads), system, plan });
         }
         let addresses = bench.running(system).coordinators();
-        let job = PackageGetJob { addresses, table: REFERENCE.into(), rows: source.rows() };
+        let job =
+            PackageGetJob { addresses, table: REFERENCE.into(), rows: source.rows(), local: "never".into(), sum: None };
         contenders.push(Contender { label: PACKAGE.into(), system, plan: JobPlan::Job(ClientJob::PackageGet(job)) });
     }
     let series = bench.rounds(&contenders).await?;

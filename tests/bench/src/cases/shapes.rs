@@ -8,17 +8,19 @@ use arrow::ipc::writer::FileWriter;
 use serde_json::json;
 use tpchgen_arrow::LineItemArrow;
 
-use super::gets::{ROWS_64K, getters};
-use super::puts::{PutCaseOptions, putters};
+use super::gets::{ROWS_64K, TOTAL_CPU, getters};
+use super::puts::{PutCaseOptions, labels, putters};
 use crate::bench::{Bench, BenchTable, CHUNK};
 use crate::jobs::RowSource;
-use crate::report::CaseReport;
+use crate::report::{CaseReport, Goal};
 use crate::systems::SystemKind;
 use crate::tpch::{self, plain, plain_schema, value_bytes};
 
 /// The scale of TPC-H that makes about this many GB of lineitem.
 const SCALE_PER_GIB: f64 = 0.5;
 const COLUMNS: usize = 1000;
+/// The goal for the CPU of client and server together, × that of the C++ server and its client.
+const CPU: f64 = 0.8;
 
 pub(super) async fn lineitem(bench: &mut Bench) -> Result<(), String> {
     let source = generated(bench)?;
@@ -33,7 +35,9 @@ pub(super) async fn lineitem(bench: &mut Bench) -> Result<(), String> {
     let new = BenchTable { name: "lineitem", source, batch_rows: ROWS_64K, options: json!({}) };
     let contenders = getters(bench, &new, &json!({})).await?;
     let series = bench.rounds(&contenders).await?;
-    bench.report.add(CaseReport::new("lineitem get", about("1 stream", &new.source), series));
+    let mut case = CaseReport::new("lineitem get", about("1 stream", &new.source), series);
+    case.goal(Goal::at_most(TOTAL_CPU, case.total_cpu_ratio("volley1", "cpp"), CPU));
+    bench.report.add(case);
     Ok(())
 }
 
@@ -60,11 +64,18 @@ pub(super) async fn wide(bench: &mut Bench) -> Result<(), String> {
     let contenders = putters(bench, &put_options, &[SystemKind::Cpp, SystemKind::Naive, SystemKind::Volley1]).await?;
     let series = bench.rounds(&contenders).await?;
     let what = |how: &str| format!("{COLUMNS} float64 columns, {:.2} GB, {how}", bytes as f64 / 1e9);
-    bench.report.add(CaseReport::new("wide put", what("in batches of 256 MiB, 1 stream"), series));
+    let mut case = CaseReport::new("wide put", what("in batches of 256 MiB, 1 stream"), series);
+    for label in labels(&case, "volley1") {
+        case.goal(Goal::at_least(&format!("{label}: × GB/s of cpp"), case.rate_ratio(&label, "cpp"), 0.9));
+    }
+    bench.report.add(case);
     let new = BenchTable { name: "wide", source, batch_rows, options: json!({}) };
     let contenders = getters(bench, &new, &json!({})).await?;
     let series = bench.rounds(&contenders).await?;
-    bench.report.add(CaseReport::new("wide get", what("put in batches of 256 MiB, 1 stream"), series));
+    let mut case = CaseReport::new("wide get", what("put in batches of 256 MiB, 1 stream"), series);
+    case.goal(Goal::at_least("volley1: × GB/s of cpp", case.rate_ratio("volley1", "cpp"), 1.0));
+    case.goal(Goal::at_most(TOTAL_CPU, case.total_cpu_ratio("volley1", "cpp"), CPU));
+    bench.report.add(case);
     Ok(())
 }
 

@@ -21,8 +21,9 @@ const ROWS: i64 = 20;
 const SHARDS: u32 = 4;
 /// How long a put may take, all its attempts together: two processors need more than a minute for all members and writers.
 const PUT_LIMIT: Duration = Duration::from_secs(180);
-/// How long the table may be unreadable afterwards.
+/// How long one attempt to read the table may take, and how long it may be unreadable afterwards.
 const READ_LIMIT: Duration = Duration::from_secs(30);
+const UNREADABLE_LIMIT: Duration = PUT_LIMIT;
 /// Pause before the first attempt is repeated; it doubles with each attempt, up to [`MAX_DOUBLINGS`] times, as clients do. A
 /// thousand that come back at once would be the next burst.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -69,15 +70,24 @@ impl ProcessNemesis {
                 format!("{name}: {count} of {WRITERS} puts did not succeed within {PUT_LIMIT:?}: {first}"),
             );
         }
-        let found = read(&address, &name, &table).await.map_err(|e| e.message)?;
+        match read(&address, &name, &table).await {
+            Ok(found) => self.judge(&name, found, &acknowledged),
+            Err(error) => {
+                self.violate(ViolationKind::Unreachable, format!("{name}: the table cannot be read: {error}"))
+            }
+        }
+        drop_table(&clients, &table).await.map_err(|e| e.message)?;
+        let seconds = begin.elapsed().as_secs_f64();
+        Ok((format!("{} of {WRITERS} puts acknowledged in {seconds:.1} s", acknowledged.len()), FaultUndo::Nothing))
+    }
+
+    /// What was acknowledged must be there.
+    fn judge(&mut self, name: &str, found: rows::TableContent, acknowledged: &BTreeSet<String>) {
         found.flaws.iter().for_each(|flaw| self.violate(ViolationKind::Corrupt, format!("{name}: {flaw}")));
         let visible: BTreeSet<String> = found.writes.into_iter().collect();
         if let Some(lost) = acknowledged.difference(&visible).next() {
             self.violate(ViolationKind::Lost, format!("{name}: the acknowledged write {lost} is not visible"));
         }
-        drop(client.drop_table(&table).await);
-        let seconds = begin.elapsed().as_secs_f64();
-        Ok((format!("{} of {WRITERS} puts acknowledged in {seconds:.1} s", acknowledged.len()), FaultUndo::Nothing))
     }
 
     fn violate(&mut self, kind: ViolationKind, what: String) {
@@ -125,6 +135,24 @@ async fn append(clients: &[Client], table: &TableName, number: usize) -> (usize,
     unreachable!("attempts have no end")
 }
 
+/// Drops the table through any member that answers, if it is not dropped yet.
+async fn drop_table(clients: &[Client], table: &TableName) -> Result<()> {
+    let begin = Instant::now();
+    for client in clients.iter().cycle() {
+        let ended = tokio::time::timeout(READ_LIMIT, client.drop_table(table)).await;
+        let error = match ended.unwrap_or_else(|_| Err(Error::deadline("the drop had no answer"))) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.code == Code::NotFound => return Ok(()),
+            Err(error) => error,
+        };
+        if begin.elapsed() > UNREADABLE_LIMIT {
+            return Err(error);
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+    Err(Error::unavailable("there is no member"))
+}
+
 /// Reads the table through any member that answers.
 async fn read(addresses: &[String], name: &str, table: &TableName) -> Result<rows::TableContent> {
     let begin = Instant::now();
@@ -143,7 +171,7 @@ async fn read(addresses: &[String], name: &str, table: &TableName) -> Result<row
             Ok(Err(error)) => error,
             Err(_) => Error::deadline(format!("{address}: no answer within {READ_LIMIT:?}")),
         };
-        if begin.elapsed() > READ_LIMIT {
+        if begin.elapsed() > UNREADABLE_LIMIT {
             return Err(last);
         }
         tokio::time::sleep(RETRY_PAUSE).await;
