@@ -283,3 +283,27 @@ fn write_ports(stored: &Path, listeners: &[TcpListener]) -> Result<()> {
     }
     std::fs::write(stored, text).map_err(|e| io_error(stored, &e))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use volley_common::net::Connector;
+
+    use super::*;
+    use crate::http_get;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_member_of_one_process_has_metrics() {
+        let dev = DevArgs { nodes: 1, coordinators: 1, port: 0, data_dir: None, tls: false };
+        let cluster = DevCluster::start(&dev).await.unwrap();
+        let (coordinator, node) = (cluster.coordinators[0].addresses.http, cluster.nodes[0].addresses.http);
+        for (address, metric) in [(coordinator, "volley_has_leader"), (node, "volley_node_parts")] {
+            let (address, limit) = (address.to_string(), Duration::from_secs(30));
+            let answer = http_get::get(&Connector::Plaintext, &address, "/metrics", limit, 1 << 20).await;
+            let (code, text) = answer.unwrap();
+            assert!(code == 200 && text.contains(&format!("\n{metric}")), "{address}: {code}\n{text}");
+        }
+        cluster.shutdown().await;
+    }
+}
