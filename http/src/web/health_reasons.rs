@@ -1,6 +1,7 @@
 //! Why a cluster is not green, and what to do: what `volley doctor` says of its members, in words for a page.
 
 use serde_json::Value;
+use volley_common::server::ExposureKind;
 
 use super::figures::{count, items, number, plural, size_of, text};
 
@@ -73,6 +74,25 @@ pub(crate) fn reasons(status: &Value) -> Vec<HealthReason> {
     }
     reasons.sort_by_key(|reason| reason.tone != "bad");
     reasons
+}
+
+/// What `--insecure` leaves open, if a member has it. It is no reason for the cluster's health, because it is as configured.
+pub(crate) fn insecure(status: &Value) -> Option<HealthReason> {
+    let is_insecure = |one: &&Value| one["kind"].as_str().and_then(ExposureKind::named) == Some(ExposureKind::Insecure);
+    let exposure = items(&status["exposures"]).find(is_insecure)?;
+    let members = items(&exposure["members"]).map(text).collect::<Vec<_>>().join(", ");
+    let (open, remedy) = match status["open"] == true {
+        true => (
+            "; the cluster has no users, so everybody who reaches a port may do everything",
+            "give the ports TLS, create an administrator with --bootstrap-admin-file at a coordinator, and remove --insecure",
+        ),
+        false => ("", "give the ports TLS, and remove --insecure"),
+    };
+    let said = format!(
+        "is set at {members}: ports without TLS may serve other machines, and what passes can be read on the way{open}"
+    );
+    let remedy = format!("{remedy}; `volley doctor` names the ports that need it");
+    Some(HealthReason::warn("--insecure", said, remedy))
 }
 
 fn unreadable(part: &Value) -> HealthReason {
@@ -193,6 +213,22 @@ mod tests {
         let found = reasons(&status);
         assert!(found.iter().all(|reason| !reason.remedy.contains("remove ")), "{found:?}");
         assert!(sentence(&status).contains("No majority"));
+    }
+
+    #[test]
+    fn insecure_members_are_named_with_a_remedy() {
+        let mut status = json!({ "health": "green", "open": true, "exposures": [
+            { "kind": "public_metrics", "members": ["node n2"] },
+            { "kind": "insecure", "members": ["coordinator 1", "node n1"] } ] });
+        let found = insecure(&status).unwrap();
+        assert_eq!((found.tone, found.subject.as_str()), ("warn", "--insecure"));
+        assert!(found.text.contains("at coordinator 1, node n1: ") && found.text.contains("no users"), "{found:?}");
+        assert!(found.remedy.contains("--bootstrap-admin-file"), "{found:?}");
+        assert!(reasons(&status).is_empty(), "the cluster is as configured");
+        status["open"] = false.into();
+        assert!(!insecure(&status).unwrap().text.contains("no users"));
+        status["exposures"] = json!([{ "kind": "of a newer version", "members": ["node n1"] }]);
+        assert_eq!(insecure(&status), None);
     }
 
     #[test]
