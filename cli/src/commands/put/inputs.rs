@@ -155,12 +155,16 @@ impl InputFiles {
         Ok(first)
     }
 
-    /// Infers from all files, several at a time.
+    /// Infers from all files, several at a time; each large one by its share of the processors.
     fn infer(&self, options: &TextOptions) -> Result<FieldStats> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let share = self.files.len().div_ceil(threads).max(1);
+        let large = self.files.iter().filter(|file| text::is_large(file)).count();
+        let of_each = threads.div_ceil(large.max(1));
         let results: Vec<Result<FieldStats>> = std::thread::scope(|scope| {
-            let infer = |files: &[InputFile]| files.iter().map(|file| text::infer(file, options)).collect::<Vec<_>>();
+            let infer = |files: &[InputFile]| {
+                files.iter().map(|file| text::infer_parallel(file, options, of_each)).collect::<Vec<_>>()
+            };
             let threads: Vec<_> = self.files.chunks(share).map(|files| scope.spawn(move || infer(files))).collect();
             let panicked = |_| vec![Err(Error::internal("the thread that infers types panicked"))];
             threads.into_iter().flat_map(|thread| thread.join().unwrap_or_else(panicked)).collect()
