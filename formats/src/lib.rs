@@ -199,6 +199,9 @@ pub fn file_error(path: &Path, error: ArrowError) -> Error {
 /// What is wrong: Arrow's prefixes ("Parser error: ...") do not help the user.
 pub fn error_text(error: ArrowError) -> String {
     match error {
+        ArrowError::ParquetError(text) if text.contains("CRC checksum mismatch") => {
+            "the checksum of a page differs: the file is damaged, so copy or write it again".into()
+        }
         ArrowError::CsvError(text)
         | ArrowError::JsonError(text)
         | ArrowError::ParseError(text)
