@@ -114,7 +114,9 @@ fn in_unit(seconds: i64, nanoseconds: u32, unit: TimeUnit) -> Option<i64> {
     let (factor, nanoseconds) = (per_second(unit), i64::from(nanoseconds));
     let divisor = 1_000_000_000 / factor;
     (nanoseconds % divisor == 0).then_some(())?;
-    seconds.checked_mul(factor)?.checked_add(nanoseconds / divisor)
+    // The whole second before the least value in nanoseconds is beyond 64 bit.
+    let value = i128::from(seconds) * i128::from(factor) + i128::from(nanoseconds / divisor);
+    i64::try_from(value).ok()
 }
 
 /// `HH:MM[:SS[.F]]` in the unit, if it holds the time.
@@ -236,6 +238,14 @@ mod tests {
         assert_eq!(value("2024-05-01T12:00:00", TimeUnit::Second, true), None);
         assert_eq!(value("2024-05-01T12:00:00Z", TimeUnit::Second, false), None);
         assert_eq!(value("9999-12-31T00:00:00Z", TimeUnit::Nanosecond, true), None);
+        for (text, expected) in [
+            ("1677-09-21T00:12:43.145224192Z", Some(i64::MIN)),
+            ("1677-09-21T00:12:43.145224191Z", None),
+            ("2262-04-11T23:47:16.854775807Z", Some(i64::MAX)),
+            ("2262-04-11T23:47:16.854775808Z", None),
+        ] {
+            assert_eq!(value(text, TimeUnit::Nanosecond, true), expected, "{text}");
+        }
         let invalid = ["2024-05-01T24:00:00", "2024-05-01T12:00:60", "2024-05-01T12:00:00.1234567890"];
         for text in invalid.iter().chain(&["2024-05-01T12:00:00-00:00", "2024-05-01T12:00.5", "2024-05-01T12"]) {
             assert_eq!(TimestampText::parse(text), None, "{text}");
