@@ -221,6 +221,14 @@ fn dictionary_of_any_values_is_read_back() {
 }
 
 #[test]
+fn struct_without_fields_is_read_back() {
+    let nulls = arrow::buffer::NullBuffer::from(vec![true, false, true]);
+    for nulls in [None, Some(nulls)] {
+        assert_read_back("t.jsonl", Arc::new(StructArray::new_empty_fields(3, nulls)));
+    }
+}
+
+#[test]
 fn json_mixtures_are_text_or_lists() {
     let batch = read_text(
         "t.jsonl",
