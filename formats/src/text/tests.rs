@@ -229,6 +229,26 @@ fn struct_without_fields_is_read_back() {
 }
 
 #[test]
+fn first_and_last_times_are_read_back() {
+    let (first, last) = (-8_334_601_228_800, 8_210_266_876_799);
+    let days = Date32Array::from(vec![Some(-96_465_292), Some(-719_529), Some(2_932_897), Some(95_026_236), None]);
+    let millis = Date64Array::from(vec![Some(first * 1_000), Some(last * 1_000), None]);
+    let seconds =
+        TimestampSecondArray::from(vec![Some(first), Some(-62_167_219_201), Some(253_402_300_800), Some(last)]);
+    let nanos = TimestampNanosecondArray::from(vec![Some(i64::MIN), Some(i64::MAX), None]);
+    for name in ["t.csv", "t.jsonl"] {
+        assert_read_back(name, Arc::new(days.clone()));
+        assert_read_back(name, Arc::new(millis.clone()));
+        for zone in [None, Some("UTC")] {
+            assert_read_back(name, Arc::new(seconds.clone().with_timezone_opt(zone)));
+            assert_read_back(name, Arc::new(nanos.clone().with_timezone_opt(zone)));
+        }
+    }
+    let batch = read_text("t.csv", "day,number\n+10000-01-01,+1\n-0044-03-15,+2\n");
+    assert_eq!((column(&batch, "day").0, column(&batch, "number").0), (DataType::Date32, DataType::Utf8));
+}
+
+#[test]
 fn json_mixtures_are_text_or_lists() {
     let batch = read_text(
         "t.jsonl",
