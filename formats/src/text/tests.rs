@@ -59,7 +59,7 @@ fn error_as(name: &str, text: &str, fields: Vec<Field>) -> String {
     read_as(&file(&folder, name, text), &schema, &TextOptions::default()).unwrap_err().message
 }
 
-/// The rows of a column, and of one beside it in which no row is null, as `volley get` writes them and `volley put` reads them.
+/// Writes a column as `volley get` does, with one beside it so that a null is no empty line, and reads it as `volley put` does.
 fn assert_read_back(name: &str, values: ArrayRef) {
     let rows: ArrayRef = Arc::new(Int64Array::from_iter_values(0..values.len() as i64));
     let batch = RecordBatch::try_from_iter_with_nullable([("a", values, true), ("row", rows, true)]).unwrap();

@@ -47,7 +47,7 @@ fn days_of_month(year: i64, month: i64) -> i64 {
     }
 }
 
-/// `YYYY`. A year beyond four digits has a sign and no zero at its start, one before the year 0 a minus and at least four digits.
+/// `YYYY`. A year of more digits has a sign and no zero at its start, one before the year 0 a minus and at least four digits.
 fn year(text: &[u8]) -> Option<i64> {
     let [sign @ (b'+' | b'-'), digits @ ..] = text else {
         return if text.len() == 4 { number(text).map(i64::from) } else { None };
