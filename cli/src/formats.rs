@@ -36,6 +36,25 @@ pub fn input_file(path: &Path, format: Option<Format>) -> Result<InputFile> {
     InputFile::of_copy(&name, format, bytes, copy)
 }
 
+/// The format of an output: the one that is given, else that of the path's extension.
+///
+/// # Errors
+/// INVALID_ARGUMENT: the extension is that of another format than the one given, as which the file would be read later; or no
+/// format is given, and the extension is unknown.
+pub fn output_format(path: &Path, given: Option<Format>) -> Result<Format> {
+    // Readers tell files and streams of Arrow apart by their content.
+    let is_arrow = |format: Format| matches!(format, Format::Arrow | Format::Arrows);
+    match (given, Format::of(path)) {
+        (Some(given), Ok(named)) if given != named && !(is_arrow(given) && is_arrow(named)) => {
+            let text =
+                "its extension is that of another format than --format: leave out --format, or give another name";
+            Err(Error::invalid(format!("{}: {text}", message_path(path).display())))
+        }
+        (Some(given), _) => Ok(given),
+        (None, named) => named,
+    }
+}
+
 /// The schema of a file of this machine, as [`text::schema_file`].
 ///
 /// # Errors

@@ -28,10 +28,7 @@ pub async fn run(get: &GetArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
     check_file_options(get)?;
     match &get.output {
         Some(path) => {
-            let format = match get.format {
-                Some(format) => format,
-                None => Format::of(path)?,
-            };
+            let format = formats::output_format(path, get.format)?;
             to_file(&connect().await?, get, path, format, json).await
         }
         None => to_screen(&connect().await?, get, json).await,
