@@ -173,8 +173,12 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
     let silent = list("coordinators").filter(|one| one["answering"] == false).map(|one| {
         let id = &one["id"];
         let remedy = match majority_answers {
-            true => format!("start it; if its machine is lost for good, `volley coordinators remove {id}`"),
-            false => "start it; if a majority is lost for good, follow \"Permanent loss of a majority\" in docs/operations.md".into(),
+            true => format!(
+                "{START_REMEDY}; if its machine is lost for good, add another coordinator first, then `volley coordinators remove {id}`: see docs/how-to/lost-members.md"
+            ),
+            false => format!(
+                "{START_REMEDY}; if a majority is lost for good, follow \"Permanent loss of a majority\" in docs/operations.md"
+            ),
         };
         Finding::problem(format!("coordinator {id}"), &text(&one["peer"]), format!("{}: {remedy}", text(&one["text"])))
     });
@@ -183,15 +187,16 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
         .map(|one| Finding::problem(format!("coordinator {}", one["id"]), &text(&one["peer"]), text(&one["text"])));
     let unreachable =
         list("nodes").filter(|node| node["state"] != "alive" || node["condition"] == "silent").map(|node| {
+            let id = text(&node["id"]);
             let remedy = match majority_answers {
-                _ if node["state"] == "alive" => HANG_REMEDY,
-                true => {
-                    "start it; if its machine is lost for good, `volley remove` removes it, unless data would be lost"
-                }
-                false => "start it",
+                _ if node["state"] == "alive" => HANG_REMEDY.to_string(),
+                true => format!(
+                    "{START_REMEDY}; if its machine is lost for good, `volley remove {id}` removes it, unless data would be lost"
+                ),
+                false => START_REMEDY.to_string(),
             };
             let problem = format!("{}: {remedy}", text(&node["text"]));
-            Finding::problem(format!("node {}", text(&node["id"])), &text(&node["flight"]), problem)
+            Finding::problem(format!("node {id}"), &text(&node["flight"]), problem)
         });
     let orphaned = list("nodes").filter_map(orphaned);
     let exposure = exposure_warnings(status).into_iter();
@@ -200,6 +205,9 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
     let members = silent.chain(diverged).chain(unreachable).chain(orphaned);
     std::iter::once(cluster).chain(members).chain(tls).chain(exposure).collect()
 }
+
+/// What to do about a member that is unreachable: nothing tells whether its process ended or hangs.
+const START_REMEDY: &str = "start it, or restart it if it runs and hangs";
 
 /// What to do about a node that is alive for the cluster, but does not answer.
 const HANG_REMEDY: &str = "its process or its machine hangs, or the network between is broken: restart it";
@@ -356,7 +364,9 @@ mod tests {
         let found = lines(&unhealthy);
         assert!(found[0].contains("red") && found[0].contains("cannot be read"), "{found:?}");
         assert!(found[1].contains("coordinator 2") && found[1].contains("within 1 s"), "{found:?}");
+        assert!(found[1].contains("restart it") && found[1].contains("add another coordinator first"), "{found:?}");
         assert!(found[1].contains("coordinators remove 2"), "{found:?}");
+        assert!(found[2].contains("restart it") && found[2].contains("`volley remove n1`"), "{found:?}");
         assert!(found[2].contains("grpc+tcp://n1:8816") && found[2].contains("unreachable for 5 min"), "{found:?}");
         // Without a majority nothing is removed.
         unhealthy["stale"] = "no leader".into();
