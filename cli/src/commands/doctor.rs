@@ -165,6 +165,8 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
             "{parts} with fewer copies than the table's replicas: `volley explain TABLE` says which, and why; a table with more replicas than there are nodes needs more nodes"
         );
         Finding::problem("cluster", &health, problem)
+    } else if health == "yellow" {
+        Finding::problem("cluster", &health, "every part has its copies, but not every member is well: see below")
     } else {
         Finding::new("cluster", &health, None)
     };
@@ -354,6 +356,9 @@ mod tests {
         unhealthy["nodes"][0]["orphaned_bytes"] = 3000.into();
         let found: Vec<String> = check_members(&Ok(unhealthy.clone())).iter().map(Finding::line).collect();
         assert!(found[1].contains("node n1") && found[1].contains("2 parts (3.00 kB)"), "{found:?}");
+        unhealthy["health"] = "yellow".into();
+        let found: Vec<String> = check_members(&Ok(unhealthy.clone())).iter().map(Finding::line).collect();
+        assert!(found[0].contains("yellow") && found[0].contains("not every member is well"), "{found:?}");
         unhealthy["health"] = "red".into();
         unhealthy["coordinators"][1]["answering"] = false.into();
         unhealthy["coordinators"][1]["text"] = "it does not answer within 1 s".into();
