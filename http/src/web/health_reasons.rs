@@ -5,6 +5,9 @@ use volley_common::server::ExposureKind;
 
 use super::figures::{count, items, number, plural, size_of, text};
 
+/// What to do about a member that is unreachable: nothing tells whether its process ended or hangs.
+const START_REMEDY: &str = "start it, or restart it if it runs and hangs";
+
 /// A reason.
 #[derive(Debug, PartialEq)]
 pub(crate) struct HealthReason {
@@ -117,8 +120,12 @@ fn coordinator(one: &Value, has_majority: bool) -> Option<HealthReason> {
     match one["state"].as_str() {
         Some("unreachable") => {
             let remedy = match has_majority {
-                true => format!("start it; if its machine is lost for good, `volley coordinators remove {id}`"),
-                false => "start it; if a majority is lost for good, follow \"Permanent loss of a majority\" in docs/operations.md".into(),
+                true => format!(
+                    "{START_REMEDY}; if its machine is lost for good, add another coordinator first, then `volley coordinators remove {id}`: see docs/how-to/lost-members.md"
+                ),
+                false => format!(
+                    "{START_REMEDY}; if a majority is lost for good, follow \"Permanent loss of a majority\" in docs/operations.md"
+                ),
             };
             Some(HealthReason::warn(subject, said, remedy))
         }
@@ -134,11 +141,14 @@ fn node(one: &Value, has_majority: bool) -> Option<HealthReason> {
     match one["condition"].as_str() {
         Some("silent") => {
             let remedy = match has_majority {
-                _ if is_alive => "its process or its machine hangs, or the network between is broken: restart it",
-                true => {
-                    "start it; if its machine is lost for good, `volley remove` removes it, unless data would be lost"
+                _ if is_alive => {
+                    "its process or its machine hangs, or the network between is broken: restart it".to_string()
                 }
-                false => "start it",
+                true => format!(
+                    "{START_REMEDY}; if its machine is lost for good, `volley remove {}` removes it, unless data would be lost",
+                    text(&one["id"])
+                ),
+                false => START_REMEDY.to_string(),
             };
             Some(HealthReason::warn(subject, said, remedy))
         }
@@ -206,7 +216,7 @@ mod tests {
         assert_eq!((found[0].tone, found[0].subject.as_str()), ("bad", "Table sales/a, shard 3"));
         assert_eq!(found.len(), 4);
         assert!(found[1].remedy.contains("coordinators remove 2"), "{found:?}");
-        assert!(found[2].text.contains("5 min") && found[2].remedy.contains("`volley remove`"), "{found:?}");
+        assert!(found[2].text.contains("5 min") && found[2].remedy.contains("`volley remove n1`"), "{found:?}");
         assert_eq!(found[3].text, "1 part with fewer copies than the table's replicas");
         // Without a majority nothing is removed.
         status["stale"] = "no leader".into();
