@@ -46,6 +46,7 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
     let client = connect().await?;
     find_types(put, &client, &files, &mut rules).await?;
     files = on_thread(move || files.with_types(rules)).await?;
+    warn_of_note(&files);
     let types = files.inferred_types();
     let bar = progress::bytes(&put.table.to_string(), files.bytes());
     let started = Instant::now();
@@ -71,6 +72,13 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
         ModeArg::Replace | ModeArg::Create | ModeArg::Append => None,
     };
     report(&outcome, replaced.as_ref(), &bad_rows, seconds, json)
+}
+
+/// Says what looks like a mistake in the files.
+fn warn_of_note(files: &InputFiles) {
+    if let Some(note) = files.note() {
+        eprintln!("volley: {}", escape_invisible(note));
+    }
 }
 
 /// Says how many rows were skipped, and why the first ones.

@@ -34,6 +34,8 @@ pub struct InputFiles {
     hint: &'static str,
     /// Whether a type of the schema was inferred.
     inferred: bool,
+    /// What looks like a mistake and may be none.
+    note: Option<String>,
 }
 
 impl InputFiles {
@@ -48,7 +50,7 @@ impl InputFiles {
         let partitions = Partitions::of(found)?;
         let (schema, options) = (Arc::new(Schema::empty()), TextOptions::default());
         let file_schema = schema.clone();
-        Ok(InputFiles { files, partitions, schema, file_schema, options, hint: "", inferred: false })
+        Ok(InputFiles { files, partitions, schema, file_schema, options, hint: "", inferred: false, note: None })
     }
 
     /// Whether types of text are needed.
@@ -111,6 +113,7 @@ impl InputFiles {
             None => {
                 self.inferred = true;
                 let stats = self.infer(&rules.text)?;
+                self.note = self.delimiter_note(&stats, &rules.text);
                 let fields: Vec<FieldRef> =
                     stats.columns().map(|(name, column)| rules.field(name, column.data_type())).collect();
                 let schema = self.partitions.extend(&Schema::new(fields), &added)?;
@@ -182,6 +185,27 @@ impl InputFiles {
             all.merge(&stats);
         }
         Ok(all)
+    }
+
+    /// A note if the only column of CSV is named as several are in CSV with another delimiter.
+    fn delimiter_note(&self, stats: &FieldStats, options: &TextOptions) -> Option<String> {
+        let file = self.files.iter().find(|file| file.format == Format::Csv)?;
+        let mut columns = stats.columns().map(|(name, _)| name);
+        let (name, None, None) = (columns.next()?, columns.next(), options.csv.delimiter) else { return None };
+        let (shown, given) = match name {
+            name if name.contains(';') => (";", "';'"),
+            name if name.contains('\t') => ("a tab", "tab"),
+            _ => return None,
+        };
+        Some(format!(
+            "{}: its only column is {name:?}: if {shown} separates its columns, give --delimiter {given}",
+            file.path.display()
+        ))
+    }
+
+    /// What looks like a mistake and may be none.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// The schema of all rows.

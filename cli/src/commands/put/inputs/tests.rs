@@ -203,3 +203,22 @@ fn folders_that_do_not_agree_are_refused_by_name() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+#[test]
+fn json_named_csv_is_refused_and_one_odd_column_noted() {
+    let note = |text: &str, format, delimiter| {
+        let folder = tree(&[("a.csv", text)]);
+        let csv = formats::CsvOptions { delimiter, ..formats::CsvOptions::default() };
+        let text = TextOptions { csv, ..TextOptions::default() };
+        let rules = TypeRules { known: KnownTypes::None, appended: None, types: Vec::new(), text };
+        let inputs = InputFiles::open(&[folder.path().join("a.csv")], format)?.with_types(rules)?;
+        Ok::<_, Error>(inputs.note().unwrap_or_default().to_string())
+    };
+    let error = note("{\"a\":1}\n", None, None).unwrap_err().message;
+    assert!(error.contains("a.csv: it is JSON") && error.contains("--format jsonl"), "{error}");
+    assert_eq!(note("{\"a\":1}\n", Some(Format::Csv), None).unwrap(), "");
+    assert!(note("a;b\n1;2\n", None, None).unwrap().ends_with("give --delimiter ';'"));
+    assert!(note("a\tb\n1\t2\n", None, None).unwrap().ends_with("give --delimiter tab"));
+    assert_eq!(note("a;b\n1;2\n", None, Some(b',')).unwrap(), "");
+    assert_eq!(note("a;b,c\n1,2\n", None, None).unwrap(), "");
+}
