@@ -103,7 +103,10 @@ impl InputFiles {
                     error.message += rules.hint();
                     error
                 })?,
-                None => rules.known = KnownTypes::OtherFiles(typed),
+                None => {
+                    rules.check_appended(&typed).map_err(|e| e.at(file.path.display()))?;
+                    rules.known = KnownTypes::OtherFiles(typed);
+                }
             }
         }
         rules.name_columns(&self.partitions)?;

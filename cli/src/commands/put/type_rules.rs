@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use volley_common::ipc::schema::check_appendable;
 use volley_common::{Error, Result};
 
 use super::MAX_SHOWN;
@@ -99,6 +100,18 @@ impl TypeRules {
         };
         self.text.names = self.all_columns().map(names);
         Ok(())
+    }
+
+    /// Refuses columns of files with types that the table they are appended to cannot take.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT names the first such column, and what helps.
+    pub fn check_appended(&self, typed: &Schema) -> Result<()> {
+        let Some(table) = &self.appended else { return Ok(()) };
+        check_appendable(table, typed).map_err(|error| {
+            let remedy = "convert the file, or replace the table with --mode replace";
+            Error { message: format!("{}: {remedy}", error.message), ..error }
+        })
     }
 
     /// Refuses options of inference where nothing is inferred.

@@ -88,6 +88,9 @@ fn typed_files_are_matched_by_names_of_columns() {
     let field = |name: &str| Field::new(name, DataType::Int64, true);
     let table = Arc::new(Schema::new(vec![field("b"), field("a")]));
     assert_eq!(rows(Some(table)).unwrap(), [[two.clone(), one.clone()], [two.clone(), one.clone()]]);
+    let other = Arc::new(Schema::new(vec![field("b"), Field::new("a", DataType::Utf8, true)]));
+    let error = rows(Some(other)).unwrap_err().message;
+    assert!(error.contains("a.parquet: ") && error.contains("\"a\"") && error.contains("--mode replace"), "{error}");
     let names = |names: &[&str]| Schema::new(names.iter().map(|name| field(name)).collect::<Vec<_>>());
     assert_eq!(places(&names(&["a", "b"]), &names(&["a", "a"])), None);
     assert_eq!(places(&names(&["a", "a"]), &names(&["a", "b"])), None);
