@@ -119,8 +119,15 @@ async fn known_types(put: &PutArgs, client: &Client) -> Result<KnownTypes> {
         Ok(info) if matches!(put.mode, ModeArg::Append) => Ok(KnownTypes::AppendedTable(parse_schema(&info.schema)?)),
         Ok(info) => Ok(KnownTypes::ReplacedTable(parse_schema(&info.schema)?)),
         Err(e) if e.code == Code::NotFound && matches!(put.mode, ModeArg::Replace) => Ok(KnownTypes::None),
+        Err(e) if e.code == Code::NotFound => Err(with_mode_remedy(e)),
         Err(e) => Err(e),
     }
+}
+
+/// An error about a table to append to that does not exist, with what helps.
+fn with_mode_remedy(error: Error) -> Error {
+    let remedy = "to put the first rows into a table, give --mode create or --mode replace";
+    Error { message: format!("{}; {remedy}", error.message), ..error }
 }
 
 /// The schema of the table that is appended to. `None` if it cannot be had: the put itself says why.
@@ -254,6 +261,14 @@ mod tests {
         assert_eq!(of("volley put a.csv --table t --streams 3", 0), 3);
         let resumed = "volley put a.csv --table t --streams 3 --resume m".split(' ');
         assert!(crate::args::Args::try_parse_from(resumed).is_err(), "it has one stream");
+    }
+
+    #[test]
+    fn append_to_a_missing_table_names_the_other_modes() {
+        let error = with_mode_remedy(Error::not_found("there is no table \"t\""));
+        assert_eq!(error.code, Code::NotFound);
+        assert!(error.message.starts_with("there is no table \"t\"; "), "{error}");
+        assert!(error.message.ends_with("give --mode create or --mode replace"), "{error}");
     }
 
     #[test]
