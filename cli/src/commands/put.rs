@@ -46,7 +46,7 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
     let client = connect().await?;
     find_types(put, &client, &files, &mut rules).await?;
     files = on_thread(move || files.with_types(rules)).await?;
-    warn_of_note(&files);
+    warn_of_notes(&files);
     let types = files.inferred_types();
     let bar = progress::bytes(&put.table.to_string(), files.bytes());
     let started = Instant::now();
@@ -75,8 +75,8 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
 }
 
 /// Says what looks like a mistake in the files.
-fn warn_of_note(files: &InputFiles) {
-    if let Some(note) = files.note() {
+fn warn_of_notes(files: &InputFiles) {
+    for note in files.notes() {
         eprintln!("volley: {}", escape_invisible(note));
     }
 }

@@ -35,7 +35,7 @@ pub struct InputFiles {
     /// Whether a type of the schema was inferred.
     inferred: bool,
     /// What looks like a mistake and may be none.
-    note: Option<String>,
+    notes: Vec<String>,
 }
 
 impl InputFiles {
@@ -50,7 +50,7 @@ impl InputFiles {
         let partitions = Partitions::of(found)?;
         let (schema, options) = (Arc::new(Schema::empty()), TextOptions::default());
         let file_schema = schema.clone();
-        Ok(InputFiles { files, partitions, schema, file_schema, options, hint: "", inferred: false, note: None })
+        Ok(InputFiles { files, partitions, schema, file_schema, options, hint: "", inferred: false, notes: Vec::new() })
     }
 
     /// Whether types of text are needed.
@@ -116,7 +116,9 @@ impl InputFiles {
             None => {
                 self.inferred = true;
                 let stats = self.infer(&rules.text)?;
-                self.note = self.delimiter_note(&stats, &rules.text);
+                let columns: Vec<&str> = stats.columns().map(|(name, _)| name).collect();
+                let notes = [self.delimiter_note(&columns, &rules.text), rules.inference_note(&columns)];
+                self.notes = notes.into_iter().flatten().collect();
                 let fields: Vec<FieldRef> =
                     stats.columns().map(|(name, column)| rules.field(name, column.data_type())).collect();
                 let schema = self.partitions.extend(&Schema::new(fields), &added)?;
@@ -191,10 +193,9 @@ impl InputFiles {
     }
 
     /// A note if the only column of CSV is named as several are in CSV with another delimiter.
-    fn delimiter_note(&self, stats: &FieldStats, options: &TextOptions) -> Option<String> {
+    fn delimiter_note(&self, columns: &[&str], options: &TextOptions) -> Option<String> {
         let file = self.files.iter().find(|file| file.format == Format::Csv)?;
-        let mut columns = stats.columns().map(|(name, _)| name);
-        let (name, None, None) = (columns.next()?, columns.next(), options.csv.delimiter) else { return None };
+        let ([name], None) = (columns, options.csv.delimiter) else { return None };
         let (shown, given) = match name {
             name if name.contains(';') => (";", "';'"),
             name if name.contains('\t') => ("a tab", "tab"),
@@ -207,8 +208,8 @@ impl InputFiles {
     }
 
     /// What looks like a mistake and may be none.
-    pub fn note(&self) -> Option<&str> {
-        self.note.as_deref()
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The schema of all rows.

@@ -68,7 +68,7 @@ pub async fn run(
         None => super::find_types(put, &client, &files, &mut rules).await?,
     }
     files = super::on_thread(move || files.with_types(rules)).await?;
-    super::warn_of_note(&files);
+    super::warn_of_notes(&files);
     if !has_begun {
         manifest.start(put.table.to_string(), put.mode, &files.schema())?;
     }

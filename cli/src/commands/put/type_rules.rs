@@ -126,6 +126,14 @@ impl TypeRules {
         }
     }
 
+    /// A note if no column of text is inferred, because the table that is replaced has them all.
+    pub fn inference_note(&self, columns: &[&str]) -> Option<String> {
+        let KnownTypes::ReplacedTable(table) = &self.known else { return None };
+        let is_known = |name: &&str| table.fields().find(name).is_some() || self.text.typed.iter().any(|it| it == name);
+        let has_effect = self.text.infer_rows.is_none() || self.text.all_text || !columns.iter().all(is_known);
+        (!has_effect).then(|| format!("--infer-rows has no effect here{}", self.hint()))
+    }
+
     /// A column, with its inferred type unless another rule names one.
     pub fn field(&self, name: &str, inferred: DataType) -> FieldRef {
         match &self.known {

@@ -215,7 +215,7 @@ fn json_named_csv_is_refused_and_one_odd_column_noted() {
         let text = TextOptions { csv, ..TextOptions::default() };
         let rules = TypeRules { known: KnownTypes::None, appended: None, types: Vec::new(), text };
         let inputs = InputFiles::open(&[folder.path().join("a.csv")], format)?.with_types(rules)?;
-        Ok::<_, Error>(inputs.note().unwrap_or_default().to_string())
+        Ok::<_, Error>(inputs.notes().concat())
     };
     let error = note("{\"a\":1}\n", None, None).unwrap_err().message;
     assert!(error.contains("a.csv: it is JSON") && error.contains("--format jsonl"), "{error}");
@@ -224,4 +224,19 @@ fn json_named_csv_is_refused_and_one_odd_column_noted() {
     assert!(note("a\tb\n1\t2\n", None, None).unwrap().ends_with("give --delimiter tab"));
     assert_eq!(note("a;b\n1;2\n", None, Some(b',')).unwrap(), "");
     assert_eq!(note("a;b,c\n1,2\n", None, None).unwrap(), "");
+}
+
+#[test]
+fn inference_rows_without_effect_are_noted() {
+    let notes = |csv: &str, infer_rows| {
+        let folder = tree(&[("a.csv", csv)]);
+        let known = KnownTypes::ReplacedTable(schema(DataType::Int64));
+        let text = TextOptions { infer_rows, ..TextOptions::default() };
+        let rules = TypeRules { known, appended: None, types: Vec::new(), text };
+        InputFiles::open(&[folder.path().join("a.csv")], None).unwrap().with_types(rules).unwrap().notes().concat()
+    };
+    let note = notes("zip\n1\n", Some(10));
+    assert!(note.starts_with("--infer-rows has no effect") && note.contains("--type"), "{note}");
+    assert_eq!(notes("zip\n1\n", None), "");
+    assert_eq!(notes("zip,new\n1,2\n", Some(10)), "");
 }
