@@ -183,8 +183,15 @@ pub fn check_listen(flag: &str, addr: &str, is_open: bool) -> Result<()> {
             "give it TLS (--tls-cert and --tls-key)",
         ),
     };
+    // It is not resolved: what it means may change until the listener is bound.
+    let name = match split_host_port(addr) {
+        Ok((host, _)) if host.parse::<IpAddr>().is_err() => {
+            format!("; of names only localhost counts as this machine alone: is {host:?} right?")
+        }
+        _ => String::new(),
+    };
     Err(Error::precondition(format!(
-        "{flag} {addr} accepts connections of other machines {what}: listen on 127.0.0.1, {remedy}, or add --insecure if the network is trusted"
+        "{flag} {addr} accepts connections of other machines {what}: listen on 127.0.0.1, {remedy}, or add --insecure if the network is trusted{name}"
     )))
 }
 

@@ -97,6 +97,7 @@ fn only_loopback_is_allowed_without_insecure() {
         let error = check_listen("--listen", addr, false).unwrap_err();
         assert!(error.message.contains("--insecure") && error.message.contains(addr), "{error}");
         assert!(error.message.contains("--tls-cert") && error.message.contains("passwords"), "{error}");
+        assert_eq!(error.message.contains("is \"example.org\" right?"), addr == "example.org:1", "{error}");
         assert!(check_listen("--peer-listen", addr, false).unwrap_err().message.contains("--peer-cert"));
         check_listen("--listen", addr, true).unwrap();
     }
