@@ -7,7 +7,7 @@ use arrow::datatypes::SchemaRef;
 use serde_json::Value;
 use volley_client::{Client, ParallelPut, PutOutcome};
 use volley_common::clock;
-use volley_common::escape::{escape_invisible, escape_lines};
+use volley_common::escape::escape_invisible;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
 use volley_common::{Code, Error, Result, TableName};
@@ -59,7 +59,7 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
     bar.finish_and_clear();
     let outcome = outcome?;
     if let Some(types) = types.filter(|_| !outcome.repeated) {
-        eprintln!("{}", escape_lines(&types));
+        eprintln!("{}", escape_invisible(&types));
     }
     if let Some(replicas) = put.replicas {
         warn_of_missing_nodes(replicas, &put.table, &client).await;
