@@ -25,6 +25,7 @@ mod inputs;
 mod manifest;
 mod partitions;
 mod resume;
+mod time_units;
 mod type_rules;
 
 /// Columns that a message shows.

@@ -16,6 +16,7 @@ use volley_common::{Error, Result};
 use super::MAX_SHOWN;
 use super::find_files::{PartitionedFile, find_files};
 use super::partitions::Partitions;
+use super::time_units::check_times;
 use super::type_rules::{KnownTypes, TypeRules};
 use crate::args::PutArgs;
 use crate::formats::text::{self, BadRowReport, BadRows, FieldStats, OnBadRow, TextOptions};
@@ -36,6 +37,8 @@ pub struct InputFiles {
     inferred: bool,
     /// What looks like a mistake and may be none.
     notes: Vec<String>,
+    /// The table that files with types are appended to.
+    appended: Option<SchemaRef>,
 }
 
 impl InputFiles {
@@ -49,8 +52,9 @@ impl InputFiles {
         let files = found.iter().map(|file| formats::input_file(&file.path, format)).collect::<Result<Vec<_>>>()?;
         let partitions = Partitions::of(found)?;
         let (schema, options) = (Arc::new(Schema::empty()), TextOptions::default());
-        let file_schema = schema.clone();
-        Ok(InputFiles { files, partitions, schema, file_schema, options, hint: "", inferred: false, notes: Vec::new() })
+        let (file_schema, notes) = (schema.clone(), Vec::new());
+        let (hint, inferred, appended) = ("", false, None);
+        Ok(InputFiles { files, partitions, schema, file_schema, options, hint, inferred, notes, appended })
     }
 
     /// Whether types of text are needed.
@@ -91,6 +95,9 @@ impl InputFiles {
     pub fn with_types(mut self, mut rules: TypeRules) -> Result<InputFiles> {
         self.share_int96(rules.all_columns().or(rules.appended.as_ref()))?;
         let added = self.partitions.fields(|name, inferred| rules.added_field(name, inferred));
+        if rules.all_columns().is_none() {
+            self.appended = rules.appended.clone();
+        }
         if let Some((file, typed)) = self.typed_schema()? {
             let typed = self.partitions.extend(&typed, &added).map_err(|e| e.at(file.path.display()))?;
             let typed = match &rules.appended {
@@ -245,12 +252,16 @@ impl InputFiles {
     pub fn read_files(&self, files: Range<usize>, bar: &ProgressBar, emit: &mut Emit<'_>) -> Result<()> {
         let (mut rows, skipped) = (0, self.bad_rows().skipped);
         for index in files {
-            let file = &self.files[index];
+            let (file, mut row) = (&self.files[index], 1);
             for batch in formats::open(file, self.file_schema.clone(), &self.options, progress(bar))? {
                 let batch = batch.and_then(|batch| self.partitions.append(index, batch));
                 let batch = batch.and_then(|batch| reordered(batch, &self.schema));
                 let batch = batch.map_err(|e| self.read_error(file, e))?;
+                if let Some(table) = &self.appended {
+                    check_times(&batch, table, row).map_err(|e| e.at(file.path.display()))?;
+                }
                 rows += batch.num_rows();
+                row += batch.num_rows();
                 // The metadata may differ from the first file's, and types may be narrower.
                 for batch in conform_split(&batch, &self.schema) {
                     emit(batch.map_err(|e| e.at(file.path.display()))?)?;
