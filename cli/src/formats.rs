@@ -5,8 +5,8 @@ use std::path::Path;
 use volley_common::{Error, Result};
 
 pub use volley_formats::{
-    CsvOptions, Format, InputFile, Int96Needs, OutputOptions, ReadProgress, ascii_character, file_error, int96_needs,
-    io_error, json_lines, message_path, open, schema, text,
+    CsvOptions, Format, InputFile, Int96Needs, OutputOptions, ReadProgress, ascii_character, check_named_text,
+    file_error, int96_needs, io_error, json_lines, message_path, open, schema, text,
 };
 
 mod output_file;
@@ -23,8 +23,16 @@ pub use write::create;
 /// Opens a file, as [`InputFile::new`]; a URL is downloaded, so that this must not be called where async code runs.
 ///
 /// # Errors
-/// Those of [`InputFile::new`], and of the download.
+/// Those of [`InputFile::new`], of the download, and without a format those of [`check_named_text`].
 pub fn input_file(path: &Path, format: Option<Format>) -> Result<InputFile> {
+    let file = open_input(path, format)?;
+    if format.is_none() {
+        check_named_text(&file)?;
+    }
+    Ok(file)
+}
+
+fn open_input(path: &Path, format: Option<Format>) -> Result<InputFile> {
     let Some(url) = RemoteUrl::of(path) else { return InputFile::new(path, format) };
     let name = url.name();
     let format = match format {

@@ -178,7 +178,7 @@ fn check_names(schema: &Schema) -> Result<(), ArrowError> {
 fn only_column(schema: &Schema) -> ArrowError {
     let name = schema.fields().first().map(|field| field.name().as_str()).unwrap_or_default();
     ArrowError::InvalidArgumentError(format!(
-        "the only column {name:?} has a null, which would be an empty line: give a text for it with --null, or use .parquet or .jsonl"
+        "the only column {name:?} has a null, which would be an empty line: give a text for it with --null, or use .arrow"
     ))
 }
 

@@ -84,6 +84,8 @@ fn value_that_the_options_cannot_write_names_its_column() {
     let latin = CsvOptions { encoding: Some(TextEncoding::Latin1), ..CsvOptions::default() };
     let error = written(&texts(&[("a", &[Some("\u{20ac}")])]), &latin, "").unwrap_err();
     assert!(error.contains("column \"a\": latin-1 has no '\u{20ac}'"), "{error}");
+    let error = written(&texts(&[("a", &[None])]), &CsvOptions::default(), "").unwrap_err();
+    assert!(error.contains("--null") && error.ends_with("use .arrow"), "which holds every type: {error}");
     let quote = CsvOptions { quote: Some(CsvQuote::Character(b'N')), ..CsvOptions::default() };
     assert!(written(&plain, &quote, "NA").unwrap_err().contains("cannot stand for null"));
 }
