@@ -94,7 +94,8 @@ fn is_number_and_comma(text: &[u8]) -> bool {
     begins && text[end..].trim_ascii_start().starts_with(b",")
 }
 
-/// Whether HTML or XML goes on so after its first `<`. The names of columns are tags too in `<DATE>,<TIME>`.
+/// Whether HTML or XML goes on so after its first `<`. The names of columns are tags too in `<DATE>,<TIME>`, as trading programs
+/// export them, also with tabs.
 fn is_tag(rest: &[u8]) -> bool {
     let is_html = rest.get(..4).is_some_and(|name| name.eq_ignore_ascii_case(b"html"));
     let ends_name = matches!(rest.get(4), Some(b'>' | b' ' | b'\t' | b'\r' | b'\n'));
@@ -103,7 +104,8 @@ fn is_tag(rest: &[u8]) -> bool {
     }
     let end = rest.iter().position(|byte| *byte == b'>');
     let after = end.and_then(|end| rest.get(end + 1..)).unwrap_or_default();
-    rest.first().is_some_and(u8::is_ascii_alphabetic) && after.trim_ascii_start().starts_with(b"<")
+    let is_before_tag = !after.starts_with(b"\t") && after.trim_ascii_start().starts_with(b"<");
+    rest.first().is_some_and(u8::is_ascii_alphabetic) && is_before_tag
 }
 
 /// Whether the bytes are text in UTF-8, perhaps cut within a character.
@@ -155,9 +157,17 @@ mod tests {
         {
             assert!(of(text).is_some_and(|why| why.starts_with("it is HTML or XML, not CSV")), "{text}");
         }
-        for text in
-            ["", "a,b\n1,2\n", "[id],[name]\n", "[1],[2]\n", "{6f96-11},1\n", "<DATE>,<TIME>\n", "<a>\n1\n", "\"{\"\n"]
-        {
+        for text in [
+            "",
+            "a,b\n1,2\n",
+            "[id],[name]\n",
+            "[1],[2]\n",
+            "{6f96-11},1\n",
+            "<DATE>,<TIME>\n",
+            "<DATE>\t<TIME>\n",
+            "<a>\n1\n",
+            "\"{\"\n",
+        ] {
             assert_eq!(of(text), None, "{text}");
         }
         assert_eq!(other_than_delimited(&b"{\"a\":1}"[..], Format::Jsonl), None);
