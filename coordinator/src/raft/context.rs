@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use volley_common::net::AddressMap;
 use volley_common::wire::raft as wire;
 use volley_common::wire::{FEATURES, PROTOCOL};
@@ -130,6 +131,11 @@ impl RaftContext {
     /// Whether [`RaftContext::halt`] was called.
     pub fn is_halting(&self) -> bool {
         self.stop.is_cancelled()
+    }
+
+    /// Until this is dropped, [`RaftContext::halt`] does not stop Raft, if it was not called before.
+    pub fn delay_halt(&self) -> TaskTrackerToken {
+        self.tasks.token()
     }
 
     /// Runs a task until it ends or [`RaftContext::halt`] is called.
