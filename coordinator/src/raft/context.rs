@@ -11,7 +11,6 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use volley_common::net::AddressMap;
 use volley_common::wire::raft as wire;
 use volley_common::wire::{FEATURES, PROTOCOL};
@@ -133,9 +132,10 @@ impl RaftContext {
         self.stop.is_cancelled()
     }
 
-    /// Until this is dropped, [`RaftContext::halt`] does not stop Raft, if it was not called before.
-    pub fn delay_halt(&self) -> TaskTrackerToken {
-        self.tasks.token()
+    /// What a call of openraft returns; `None` once [`RaftContext::halt`] is called: openraft logs an error for each call that its
+    /// end leaves without an answer.
+    pub async fn until_halt<T>(&self, call: impl Future<Output = T>) -> Option<T> {
+        self.stop.run_until_cancelled(call).await
     }
 
     /// Runs a task until it ends or [`RaftContext::halt`] is called.
@@ -165,7 +165,9 @@ impl RaftContext {
 
     /// Whether the data folder holds a vote or an entry of a cluster.
     pub async fn is_initialized(&self) -> Result<bool> {
-        self.raft.is_initialized().await.map_err(|e| Error::unavailable(format!("Raft is not running: {e}")))
+        let failed = |why: String| Error::unavailable(format!("Raft is not running: {why}"));
+        let initialized = self.until_halt(self.raft.is_initialized()).await;
+        initialized.ok_or_else(|| failed("it stops".into()))?.map_err(|e| failed(e.to_string()))
     }
 
     /// The catalog as this coordinator has it; it may lag.

@@ -83,16 +83,12 @@ fn check_vote(ctx: &RaftContext, caller: &Caller, vote: &Vote) -> Result<()> {
     Ok(())
 }
 
-/// What openraft answers to a message. It ends only after that: it logs an error for each message that it leaves without an answer.
+/// What openraft answers to a message.
 async fn answered<T, E: std::fmt::Display>(
     ctx: &RaftContext,
     message: impl Future<Output = Result<T, E>>,
 ) -> Result<T> {
-    let _until_answered = ctx.delay_halt();
-    if ctx.is_halting() {
-        return Err(stopped(HALTING));
-    }
-    message.await.map_err(stopped)
+    ctx.until_halt(message).await.ok_or_else(|| stopped(HALTING))?.map_err(stopped)
 }
 
 #[tonic::async_trait]
