@@ -135,7 +135,11 @@ impl RaftContext {
     /// What a call of openraft returns; `None` once [`RaftContext::halt`] is called: openraft logs an error for each call that its
     /// end leaves without an answer.
     pub async fn until_halt<T>(&self, call: impl Future<Output = T>) -> Option<T> {
-        self.stop.run_until_cancelled(call).await
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            result = call => Some(result),
+        }
     }
 
     /// Runs a task until it ends or [`RaftContext::halt`] is called.
