@@ -139,6 +139,9 @@ pub enum CliCommand {
     Remove {
         /// The node's id, at least 4 of its first digits, or its HOST:PORT.
         node: String,
+        /// Do not ask. Only a terminal is asked, and only if the node is unreachable: it may be alive.
+        #[arg(long, short)]
+        yes: bool,
     },
     /// List the coordinators, or add or remove one while they run.
     Coordinators {

@@ -86,12 +86,40 @@ fn context_use(command: &CliCommand) -> ContextUse {
     }
 }
 
+/// Refuses flags that name or reach a cluster for a command that runs one. Variables may be there for other commands.
+fn check_own_cluster(args: &Args) -> Result<()> {
+    let command = match &args.command {
+        CliCommand::Dev(_) => "dev",
+        CliCommand::Demo(_) => "demo",
+        _ => return Ok(()),
+    };
+    let (tls, login) = (&args.tls, &args.login);
+    let given = [
+        ("--cluster", args.cluster.is_some()),
+        ("--context", args.context.is_some()),
+        ("--tls-ca", tls.tls_ca.is_some()),
+        ("--tls-cert", tls.tls_cert.is_some()),
+        ("--tls-key", tls.tls_key.is_some()),
+        ("--tls-server-name", tls.tls_server_name.is_some()),
+        ("--user", login.login_user.is_some()),
+        ("--token-file", login.token_file.is_some()),
+        ("--plaintext-login", login.plaintext_login),
+    ];
+    match given.into_iter().find(|(_, is_given)| *is_given) {
+        Some((flag, _)) => Err(Error::invalid(format!(
+            "{flag} has no effect on `volley {command}`, which runs a cluster of its own: leave it out"
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn choose(
     args: &Args,
     usage: ContextUse,
     variable: impl Fn(&str) -> Option<OsString>,
     read: impl Fn() -> Result<ContextFile>,
 ) -> Result<ClusterChoice> {
+    check_own_cluster(args)?;
     let text = |name: &str| {
         let value = variable(name).map(OsString::into_string).transpose();
         value.map_err(|_| Error::invalid(format!("{name} is not UTF-8")))
@@ -244,6 +272,19 @@ mod tests {
         assert!(flags.is_err_and(|e| e.contains("--cluster and --context")));
         assert!(choice("volley ls --context none", &[]).is_err_and(|e| e.contains("prod, test")));
         assert!(choice("volley ls", &[(CONTEXT_VAR, "a b")]).is_err_and(|e| e.contains("letters")));
+    }
+
+    #[test]
+    fn cluster_of_its_own_refuses_flags_of_others() {
+        for flag in ["--cluster grpc://flag:1", "--context test", "--tls-ca f", "--user ana", "--plaintext-login"] {
+            let refused = choice(&format!("volley dev {flag}"), &[]).unwrap_err();
+            assert!(
+                refused.starts_with(flag.split(' ').next().unwrap()) && refused.contains("`volley dev`"),
+                "{refused}"
+            );
+            assert!(choice(&format!("volley demo {flag}"), &[]).is_err_and(|e| e.contains("`volley demo`")));
+        }
+        choice("volley dev", &[(CLUSTER_VAR, "grpc://variable:1"), (CONTEXT_VAR, "test")]).unwrap();
     }
 
     #[test]

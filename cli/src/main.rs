@@ -216,7 +216,7 @@ async fn interruptible(
         CliCommand::Context(command) => context::run(&command, json)?,
         CliCommand::Completions { shell } => completions::run(shell)?,
         CliCommand::Man { dir } => man::run(&dir)?,
-        CliCommand::Remove { node } => remove::run(&connected().await?, &node, json).await?,
+        CliCommand::Remove { node, yes } => remove::run(&connected().await?, &node, yes, json).await?,
         // The exit code of a comparison is its outcome, that of the following depends on the state of the cluster.
         CliCommand::Tables(command) => return tables::run(&command, connected, tls, login, json).await,
         CliCommand::Cluster(ClusterCommand::Status) | CliCommand::Status => {

@@ -197,10 +197,14 @@ pub async fn start_fake(change: impl FnOnce(&mut FakeFlightServer)) -> RunningFa
     RunningFake { address, gets, actions, logins, puts: received }
 }
 
-/// An address where no server listens.
+/// An address where no server listens, nor will one before the process ends: the port of a listener that was closed could become
+/// another test's.
 pub async fn dead_address() -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    format!("grpc+tcp://{}", listener.local_addr().unwrap())
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::mem::forget(socket);
+    format!("grpc+tcp://{address}")
 }
 
 /// One column of numbers.

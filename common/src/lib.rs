@@ -44,6 +44,7 @@ pub mod escape;
 pub mod expectation;
 pub mod fair_budget;
 pub mod fairness;
+pub mod file_lock;
 pub mod grpc;
 pub mod http2;
 pub mod identity;

@@ -183,8 +183,15 @@ pub fn check_listen(flag: &str, addr: &str, is_open: bool) -> Result<()> {
             "give it TLS (--tls-cert and --tls-key)",
         ),
     };
+    // It is not resolved: what it means may change until the listener is bound.
+    let name = match split_host_port(addr) {
+        Ok((host, _)) if host.parse::<IpAddr>().is_err() => {
+            format!("; of names only localhost counts as this machine alone: is {host:?} right?")
+        }
+        _ => String::new(),
+    };
     Err(Error::precondition(format!(
-        "{flag} {addr} accepts connections of other machines {what}: listen on 127.0.0.1, {remedy}, or add --insecure if the network is trusted"
+        "{flag} {addr} accepts connections of other machines {what}: listen on 127.0.0.1, {remedy}, or add --insecure if the network is trusted{name}"
     )))
 }
 
@@ -194,7 +201,7 @@ pub fn is_loopback(addr: &str) -> bool {
     split_host_port(addr).is_ok_and(|(host, _)| is_local(host))
 }
 
-/// Checks an advertised address, `[grpc[+tcp|+tls]://]HOST:PORT`, and returns its HOST:PORT.
+/// Checks an address that others dial, `[grpc[+tcp|+tls]://]HOST:PORT`, and returns its HOST:PORT. Callers name its setting.
 ///
 /// # Errors
 /// INVALID_ARGUMENT: not an address, or an unspecified one (0.0.0.0, `[::]`), which cannot be dialled.
@@ -203,15 +210,15 @@ pub fn check_advertise(uri: &str) -> Result<&str> {
         Some(("grpc" | "grpc+tcp" | "grpc+tls", rest)) => rest.strip_suffix('/').unwrap_or(rest),
         Some((scheme, _)) => {
             return Err(Error::invalid(format!(
-                "the advertised address {uri:?} has the scheme {scheme:?}: give grpc+tcp://HOST:PORT or grpc+tls://HOST:PORT"
+                "the address {uri:?} has the scheme {scheme:?}: give grpc+tcp://HOST:PORT or grpc+tls://HOST:PORT"
             )));
         }
         None => uri,
     };
-    let (host, _) = split_host_port(addr).map_err(|e| e.at("the advertised address"))?;
+    let (host, _) = split_host_port(addr)?;
     if is_unspecified(host) {
         return Err(Error::invalid(format!(
-            "clients cannot dial the advertised address {uri:?}: give a name or an address of this machine"
+            "others cannot dial the address {uri:?}: give a name or an address of its machine"
         )));
     }
     Ok(addr)

@@ -34,6 +34,7 @@ impl ServerRole for CoordinatorRole {
     fn check_files(config: &CoordinatorConfig) -> Result<()> {
         config.server.load_tls(MemberRole::Coordinator, Some(config.id))?.check_validity()?;
         check_administrator_files(config.bootstrap_admin_file.as_deref(), config.reset_admin_file.as_deref())?;
+        config.server.check_audit_log()?;
         config.server.identity_rules().map(drop)
     }
 

@@ -118,3 +118,28 @@ impl<S: Http2Service> Service<Request<Incoming>> for OnClientThreads<S> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The test's thread is the only one that could serve clients.
+    #[tokio::test]
+    async fn raft_goes_on_while_all_threads_of_clients_are_busy() {
+        let threads = RaftThreads::start().unwrap();
+        let (done, finished) = mpsc::sync_channel(1);
+        let steps = async move {
+            for step in 0..3 {
+                tokio::task::yield_now().await;
+                tokio::spawn(async move { step }).await.unwrap();
+            }
+            done.send(std::thread::current().name().map(String::from)).unwrap();
+        };
+        threads.handle().unwrap().spawn(steps);
+        let name = finished.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert_eq!(name.as_deref(), Some("volley-raft"));
+    }
+}

@@ -8,13 +8,20 @@ use super::Format;
 const SNIFFED_BYTES: u64 = 512;
 
 /// First bytes, what a file with them is, and what helps.
-static KINDS: [(&[u8], &str, &str); 7] = [
+static KINDS: &[(&[u8], &str, &str)] = &[
     (b"PAR1", "a Parquet file", "give --format parquet"),
     (b"ARROW1", "an Arrow file", "give --format arrow"),
     (b"\xff\xff\xff\xff", "an Arrow stream", "give --format arrows"),
     (b"\x1f\x8b", "compressed by gzip", "decompress it first, with `gunzip`"),
     (b"\x28\xb5\x2f\xfd", "compressed by Zstandard", "decompress it first, with `unzstd`"),
     (b"BZh", "compressed by bzip2", "decompress it first, with `bunzip2`"),
+    (b"\xfd7zXZ\0", "compressed by xz", "decompress it first, with `unxz`"),
+    (b"\x04\x22\x4d\x18", "compressed by LZ4", "decompress it first, with `unlz4`"),
+    (b"\xff\x06\0\0sNaPpY", "compressed by Snappy", "decompress it first"),
+    (b"\x1f\x9d", "compressed by compress", "decompress it first, with `uncompress`"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a document of Excel or Word", "export it as CSV"),
+    (b"Obj\x01", "an Avro file", "convert it to Parquet or CSV"),
     (b"PK\x03\x04", "a ZIP archive, as spreadsheets are", "unpack it, or export it as CSV"),
 ];
 
@@ -47,6 +54,60 @@ fn mismatch_of(start: &[u8], format: Format) -> Option<String> {
     Some(format!("it is {kind}, not {expected}: {remedy}"))
 }
 
+/// Why a file is hardly delimited text, if only its name says that it is, with what helps. Each JSON or HTML file is also CSV, of
+/// one line that names columns, so it would be a table that nobody means.
+pub fn other_than_delimited(file: impl Read, format: Format) -> Option<String> {
+    let expected = match format {
+        Format::Csv => "csv",
+        Format::Tsv => "tsv",
+        Format::Parquet | Format::Arrow | Format::Arrows | Format::Jsonl => return None,
+    };
+    let mut start = Vec::new();
+    file.take(SNIFFED_BYTES).read_to_end(&mut start).ok()?;
+    let (kind, remedy) = markup(&start)?;
+    Some(format!("it is {kind}, not {}: {remedy}, or --format {expected} to read it as it is", expected.to_uppercase()))
+}
+
+/// What a text is that begins as no delimited text does, and what helps.
+fn markup(start: &[u8]) -> Option<(&'static str, &'static str)> {
+    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
+    let (first, rest) = text.split_first()?;
+    let next = rest.trim_ascii_start();
+    let is_kind = match first {
+        // Not the GUID of `{6f9619ff-...},1`.
+        b'{' => matches!(next, [b'"' | b'\'' | b'}', ..]),
+        // Not the names of `[id],[name]` and `[1],[2]`.
+        b'[' => matches!(next, [b'{' | b'[' | b'"' | b'\'' | b']', ..]) || is_number_and_comma(next),
+        b'<' => is_tag(rest),
+        _ => false,
+    };
+    is_kind.then_some(match first {
+        b'<' => ("HTML or XML", "export it as CSV"),
+        _ => ("JSON", "give --format jsonl"),
+    })
+}
+
+fn is_number_and_comma(text: &[u8]) -> bool {
+    let is_of_number = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E');
+    let end = text.iter().position(|byte| !is_of_number(byte)).unwrap_or(text.len());
+    let begins = text.first().is_some_and(|byte| byte.is_ascii_digit() || *byte == b'-');
+    begins && text[end..].trim_ascii_start().starts_with(b",")
+}
+
+/// Whether HTML or XML goes on so after its first `<`. The names of columns are tags too in `<DATE>,<TIME>`, as trading programs
+/// export them, also with tabs.
+fn is_tag(rest: &[u8]) -> bool {
+    let is_html = rest.get(..4).is_some_and(|name| name.eq_ignore_ascii_case(b"html"));
+    let ends_name = matches!(rest.get(4), Some(b'>' | b' ' | b'\t' | b'\r' | b'\n'));
+    if matches!(rest, [b'?', ..] | [b'!', b'-' | b'D' | b'd', ..]) || (is_html && ends_name) {
+        return true;
+    }
+    let end = rest.iter().position(|byte| *byte == b'>');
+    let after = end.and_then(|end| rest.get(end + 1..)).unwrap_or_default();
+    let is_before_tag = !after.starts_with(b"\t") && after.trim_ascii_start().starts_with(b"<");
+    rest.first().is_some_and(u8::is_ascii_alphabetic) && is_before_tag
+}
+
 /// Whether the bytes are text in UTF-8, perhaps cut within a character.
 fn is_text(start: &[u8]) -> bool {
     let control = start.iter().any(|byte| *byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r'));
@@ -67,6 +128,7 @@ mod tests {
         );
         assert!(of(b"{\"a\":1}\n", Format::Arrow).contains("not an Arrow file"));
         assert!(of(b"\x1f\x8b\x08\0", Format::Csv).contains("gunzip"));
+        assert!(of(b"\xfd7zXZ\0\0\x04", Format::Csv).contains("compressed by xz, not CSV"));
         assert!(of(b"PAR1\x15\0", Format::Jsonl).contains("--format parquet"));
         assert!(of(b"ARROW1\0\0", Format::Parquet).contains("--format arrow"));
         assert_eq!(of(b"", Format::Parquet), "the file is empty");
@@ -82,5 +144,34 @@ mod tests {
         for (start, format) in right {
             assert_eq!(mismatch_of(start, format), None, "{start:?}");
         }
+    }
+
+    #[test]
+    fn markup_named_csv_is_known_and_odd_names_are_not() {
+        let of = |text: &str| other_than_delimited(text.as_bytes(), Format::Csv);
+        let json = "it is JSON, not CSV: give --format jsonl, or --format csv to read it as it is";
+        for text in ["{\"a\":1}\n", "\u{feff} \n{ \"a\": 1 }", "[{\"a\":1}]", "[\n  [1]]", "[]", "[1, 2]", "{}"] {
+            assert_eq!(of(text).as_deref(), Some(json), "{text}");
+        }
+        for text in ["<html>\n", "<!DOCTYPE html>", "<?xml version=\"1.0\"?>", "<rows n=\"1\">\n <row/>", "<!-- a -->"]
+        {
+            assert!(of(text).is_some_and(|why| why.starts_with("it is HTML or XML, not CSV")), "{text}");
+        }
+        for text in [
+            "",
+            "a,b\n1,2\n",
+            "[id],[name]\n",
+            "[1],[2]\n",
+            "{6f96-11},1\n",
+            "<DATE>,<TIME>\n",
+            "<DATE>\t<TIME>\n",
+            "<a>\n1\n",
+            "\"{\"\n",
+        ] {
+            assert_eq!(of(text), None, "{text}");
+        }
+        assert_eq!(other_than_delimited(&b"{\"a\":1}"[..], Format::Jsonl), None);
+        let tsv = other_than_delimited(&b"{\"a\":1}"[..], Format::Tsv).unwrap_or_default();
+        assert!(tsv.contains("not TSV") && tsv.contains("--format tsv"), "{tsv}");
     }
 }

@@ -1,6 +1,7 @@
 //! Writes comma- and tab-separated values in which a null and an empty text differ: the null is written bare, any text
 //! that could be taken for it is quoted.
 
+use std::collections::HashMap;
 use std::io::Write;
 
 use arrow::array::{Array, RecordBatch};
@@ -28,7 +29,7 @@ impl<W: Write> DelimitedWriter<W> {
     /// Writes the header immediately, so that a table without rows keeps its columns. `null` is the text for a null.
     ///
     /// # Errors
-    /// The header cannot be written, or `null` has a quote, a delimiter or a line end.
+    /// The header cannot be written, it would not tell the columns apart, or `null` has a quote, a delimiter or a line end.
     pub fn new(out: W, delimiter: u8, options: &CsvOptions, null: &str, schema: &Schema) -> Result<Self, ArrowError> {
         let (delimiter, quote) = (char::from(delimiter), options.quote().map(char::from));
         let (encoding, null) = (options.encoding.unwrap_or_default(), null.to_string());
@@ -42,6 +43,9 @@ impl<W: Write> DelimitedWriter<W> {
         if let Some(c) = encoding.missing(null) {
             let text = format!("{null:?} cannot stand for null: {encoding} has no {c:?}");
             return Err(ArrowError::InvalidArgumentError(text));
+        }
+        if !options.no_header {
+            check_names(schema)?;
         }
         writer.out.write_all(encoding.mark())?;
         if options.no_header {
@@ -153,10 +157,28 @@ impl<W: Write> DelimitedWriter<W> {
     }
 }
 
+/// Readers find columns by the names of the header: each needs one of its own.
+fn check_names(schema: &Schema) -> Result<(), ArrowError> {
+    let mut seen = HashMap::new();
+    for (index, field) in schema.fields().iter().enumerate() {
+        let (name, number) = (field.name(), index + 1);
+        let text = if name.is_empty() {
+            format!("the column {number} has no name")
+        } else if let Some(first) = seen.insert(name.as_str(), number) {
+            format!("the columns {first} and {number} are both named {name:?}")
+        } else {
+            continue;
+        };
+        let text = format!("{text}, so that CSV could not be read back: rename the column, or use .parquet or .arrow");
+        return Err(ArrowError::InvalidArgumentError(text));
+    }
+    Ok(())
+}
+
 fn only_column(schema: &Schema) -> ArrowError {
     let name = schema.fields().first().map(|field| field.name().as_str()).unwrap_or_default();
     ArrowError::InvalidArgumentError(format!(
-        "the only column {name:?} has a null, which would be an empty line: give a text for it with --null, or use .parquet or .jsonl"
+        "the only column {name:?} has a null, which would be an empty line: give a text for it with --null, or use .arrow"
     ))
 }
 

@@ -162,6 +162,17 @@ pub fn check_content(input: &InputFile) -> Result<()> {
     }
 }
 
+/// Refuses a file that only its name makes CSV or TSV, and that begins as JSON, HTML or XML.
+///
+/// # Errors
+/// INVALID_ARGUMENT: names what it is, and what helps.
+pub fn check_named_text(input: &InputFile) -> Result<()> {
+    match content::other_than_delimited(input.reader(ReadProgress::default())?, input.format) {
+        Some(text) => Err(Error::invalid(format!("{}: {text}", input.path.display()))),
+        None => Ok(()),
+    }
+}
+
 /// An error of a Parquet or Arrow file, which may be none.
 fn typed_file_error(input: &InputFile, error: ArrowError) -> Error {
     if let Err(other) = check_content(input) {
@@ -199,6 +210,9 @@ pub fn file_error(path: &Path, error: ArrowError) -> Error {
 /// What is wrong: Arrow's prefixes ("Parser error: ...") do not help the user.
 pub fn error_text(error: ArrowError) -> String {
     match error {
+        ArrowError::ParquetError(text) if text.contains("CRC checksum mismatch") => {
+            "the checksum of a page differs: the file is damaged, so copy or write it again".into()
+        }
         ArrowError::CsvError(text)
         | ArrowError::JsonError(text)
         | ArrowError::ParseError(text)

@@ -55,6 +55,9 @@ fn check_range(leaf: &ArrayRef) -> Result<(), ColumnError> {
         _ => return Ok(()),
     );
     let failed = |why: String| ColumnError::new(format!("has a time that has no text ({why})"));
+    if !have_local_times(&ends) {
+        return Err(failed("out of range in its time zone".into()));
+    }
     let formatter = ArrayFormatter::try_new(&ends, &FormatOptions::default()).map_err(|e| failed(e.to_string()))?;
     for row in (0..ends.len()).filter(|&row| ends.is_valid(row)) {
         let text = formatter.value(row).try_to_string().map_err(|e| failed(e.to_string()))?;
@@ -71,6 +74,27 @@ where
 {
     let ends = PrimitiveArray::<T>::from_iter([min(array), max(array)]);
     Arc::new(ends.with_data_type(array.data_type().clone()))
+}
+
+/// Whether the calendar has timestamps also as their zone shows them: the formatter panics where it ends before.
+fn have_local_times(times: &ArrayRef) -> bool {
+    let DataType::Timestamp(unit, Some(zone)) = times.data_type() else { return true };
+    let Ok(zone) = zone.parse::<Tz>() else { return true };
+    match unit {
+        TimeUnit::Second => are_local::<TimestampSecondType>(times, zone),
+        TimeUnit::Millisecond => are_local::<TimestampMillisecondType>(times, zone),
+        TimeUnit::Microsecond => are_local::<TimestampMicrosecondType>(times, zone),
+        TimeUnit::Nanosecond => are_local::<TimestampNanosecondType>(times, zone),
+    }
+}
+
+fn are_local<T: ArrowTimestampType>(times: &ArrayRef, zone: Tz) -> bool {
+    let times = times.as_primitive::<T>().iter().flatten();
+    let mut times = times.filter_map(|value| as_datetime_with_timezone::<T>(value, zone));
+    times.all(|time| {
+        let time = time.fixed_offset();
+        time.naive_utc().checked_add_offset(*time.offset()).is_some()
+    })
 }
 
 /// Whether a timestamp's offset from UTC has seconds, as offsets before the time zones had. RFC 3339 has none, so that

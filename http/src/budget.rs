@@ -59,19 +59,26 @@ impl HttpBudget {
     /// # Errors
     /// RESOURCE_EXHAUSTED: too much is taken.
     pub fn take(self: &Arc<Self>, owner: &Arc<str>, bytes: u64) -> Result<RequestShare> {
-        let share = self.taken.take(Some(owner), bytes, self.limits).map_err(|_| self.refusal())?;
+        let share = self.taken.take(Some(owner), bytes, self.limits).map_err(|_| self.refusal(bytes))?;
         self.show();
         Ok(RequestShare { budget: self.clone(), share: Some(share) })
     }
 
-    fn refusal(&self) -> Error {
+    /// Why a request may not have so many bytes. Without a hint to try again if it never could.
+    fn refusal(&self, bytes: u64) -> Error {
         metrics::counter!("volley_http_refused_total", "limit" => self.kind.label()).increment(1);
         let (what, setting) = match self.kind {
             BudgetKind::Memory => ("memory", self.kind.setting()),
             BudgetKind::Spool => ("disk space for bodies", self.kind.setting()),
         };
+        let most = self.limits.of_owner;
+        if bytes > most {
+            return Error::exhausted(format!(
+                "a request that takes {bytes} bytes of {what} is too large for the HTTP port of this member, where one caller has {most}, half of `{setting}`: use Flight, or raise it"
+            ));
+        }
         Error::exhausted(format!(
-            "the HTTP port of this member has no {what} for it, because of other requests or of its own size (`{setting}`, of which one caller has half): try again, ask another member, or use Flight"
+            "the HTTP port of this member has no {what} for it, because of other requests (`{setting}`, of which one caller has half): try again, ask another member, or use Flight"
         ))
         .retry_after(RETRY_MS)
     }
@@ -92,7 +99,7 @@ impl RequestShare {
     /// RESOURCE_EXHAUSTED: too much is taken.
     pub fn raise_to(&self, bytes: u64) -> Result<()> {
         let Some(share) = &self.share else { return Ok(()) };
-        share.raise_to(bytes, self.budget.limits).map_err(|_| self.budget.refusal())?;
+        share.raise_to(bytes, self.budget.limits).map_err(|_| self.budget.refusal(bytes))?;
         self.budget.show();
         Ok(())
     }
@@ -118,10 +125,11 @@ mod tests {
         let (one, other): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let share = budget.take(&one, 40).unwrap();
         share.raise_to(50).unwrap();
-        let refused = share.raise_to(51).unwrap_err();
-        assert_eq!((refused.code, refused.retry_after_ms), (Code::ResourceExhausted, Some(1000)));
-        assert!(refused.message.contains("`http_memory_bytes`"), "{refused}");
-        assert!(budget.take(&one, 1).is_err());
+        for (refused, retry_after_ms) in [(share.raise_to(51), None), (budget.take(&one, 1).map(|_| ()), Some(1000))] {
+            let refused = refused.unwrap_err();
+            assert_eq!((refused.code, refused.retry_after_ms), (Code::ResourceExhausted, retry_after_ms));
+            assert!(refused.message.contains("`http_memory_bytes`"), "{refused}");
+        }
         let others = budget.take(&other, 50).unwrap();
         drop(share);
         budget.take(&one, 50).unwrap();

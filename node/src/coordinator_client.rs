@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use backon::{BackoffBuilder, ExponentialBuilder};
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use volley_common::net::{Attempt, ConnectionPool, Failover, MemberChannel, was_not_handled};
@@ -30,6 +31,9 @@ const LIST_TABLES: &str = "/volley.cluster.v1.Coordinator/ListTables";
 const COMMIT_DEADLINE: Duration = Duration::from_secs(30);
 /// A call that takes longer is sent to a second coordinator too: longer than most commits take on a busy machine.
 const HEDGE_AFTER: Duration = Duration::from_secs(1);
+/// The longest additional wait for the first answer of a coordinator: a coordinator that waits for a leader for as long as this node
+/// waits answers then with its reason, and one that was called as a hedge [`HEDGE_AFTER`] later.
+const MAX_ANSWER_MARGIN: Duration = Duration::from_millis(1250);
 /// The longest pause between two rounds of attempts.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 
@@ -47,7 +51,9 @@ enum BrokenCall {
 enum AttemptFailure {
     /// The connection broke while the call was in flight.
     Broke(Error),
-    /// The call did not reach the coordinator; it hangs; or its own answer is an error.
+    /// The coordinator's own answer is this error.
+    Answered(Error),
+    /// The call did not reach the coordinator, or it hangs.
     Other(Error),
 }
 
@@ -59,13 +65,14 @@ impl From<Error> for AttemptFailure {
 
 impl From<Status> for AttemptFailure {
     fn from(status: Status) -> Self {
-        let in_flight = std::error::Error::source(&status).is_some_and(|cause| !was_not_handled(cause));
+        // Only errors of the transport have a cause.
+        let is_handled = std::error::Error::source(&status).map(|cause| !was_not_handled(cause));
         let error = Error::from(status);
-        // A reply that is invalid is INTERNAL, and final anyway.
-        if in_flight && error.code == Code::Unavailable {
-            AttemptFailure::Broke(error)
-        } else {
-            AttemptFailure::Other(error)
+        match is_handled {
+            None => AttemptFailure::Answered(error),
+            // A reply that is invalid is INTERNAL, and final anyway.
+            Some(true) if error.code == Code::Unavailable => AttemptFailure::Broke(error),
+            Some(_) => AttemptFailure::Other(error),
         }
     }
 }
@@ -263,8 +270,9 @@ impl CoordinatorClient {
         .await
     }
 
-    /// Calls the coordinators in rounds until one answers with anything but UNAVAILABLE, or the deadline has passed. These
-    /// calls may take effect twice, so they are hedged.
+    /// Calls the coordinators in rounds until one answers with anything but UNAVAILABLE, or the deadline has passed: then the
+    /// last reason that a coordinator gave is the error. If none gave any, the calls in flight may take a little longer, because a
+    /// coordinator that waits has the same deadline. These calls may take effect twice, so they are hedged.
     async fn call<Req, Rep, Call, Fut>(
         &self,
         if_broken: BrokenCall,
@@ -295,13 +303,22 @@ impl CoordinatorClient {
         Fut: Future<Output = Result<tonic::Response<Rep>, Status>>,
     {
         let until = Instant::now() + deadline;
+        let margin = (deadline / 4).min(MAX_ANSWER_MARGIN);
+        // The last UNAVAILABLE that a coordinator answered. What failed later for lack of time says less.
+        let heard = Mutex::new(None::<Error>);
         let mut pauses = pauses();
         let attempt = |addr: String| {
-            let (stub, request, call) = (self.stub(&addr), request.clone(), &call);
+            let (stub, request, call, heard) = (self.stub(&addr), request.clone(), &call, &heard);
             async move {
                 let answer = async { Ok(call(stub?, request).await?.into_inner()) };
-                let answer = timeout_at(until, self.pool.while_answering(&addr, answer)).await;
+                let limit = if heard.lock().is_some() { until } else { until + margin };
+                let answer = timeout_at(limit, self.pool.while_answering(&addr, answer)).await;
                 let answer = answer.unwrap_or_else(|_| Err(Error::unavailable("no answer in time").into()));
+                if let Err(AttemptFailure::Answered(error)) = &answer
+                    && error.code == Code::Unavailable
+                {
+                    *heard.lock() = Some(error.clone().at(format_args!("coordinator {addr}")));
+                }
                 attempt_of(&addr, if_broken, answer)
             }
         };
@@ -314,10 +331,11 @@ impl CoordinatorClient {
                 return Err(Error::unavailable("no coordinator is configured"));
             };
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(error.at(format_args!("no coordinator answered within {deadline:?}")));
-            }
             tokio::time::sleep(pauses.next().unwrap_or(MAX_PAUSE).min(left)).await;
+            if Instant::now() >= until {
+                let unanswered = || error.at(format_args!("no coordinator answered within {deadline:?}"));
+                return Err(heard.lock().take().unwrap_or_else(unanswered));
+            }
         }
     }
 }
@@ -346,7 +364,9 @@ fn attempt_of<T>(addr: &str, if_broken: BrokenCall, answer: Result<T, AttemptFai
             let error = at(error);
             Attempt::Done(Err(Error { message: format!("{}; the call can be repeated", error.message), ..error }))
         }
-        Err(AttemptFailure::Broke(error) | AttemptFailure::Other(error)) => Attempt::repeatable(Err(at(error))),
+        Err(AttemptFailure::Broke(error) | AttemptFailure::Answered(error) | AttemptFailure::Other(error)) => {
+            Attempt::repeatable(Err(at(error)))
+        }
         Ok(reply) => Attempt::repeatable(Ok(reply)),
     }
 }

@@ -25,6 +25,7 @@ impl ServerRole for NodeRole {
 
     fn check_files(config: &NodeConfig) -> Result<()> {
         config.server.load_tls(MemberRole::Node, None)?.check_validity()?;
+        config.server.check_audit_log()?;
         config.server.identity_rules().map(drop)
     }
 

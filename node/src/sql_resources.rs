@@ -154,3 +154,23 @@ fn engine_config(config: &NodeConfig, store: &PartStore, processors: usize) -> R
         batch_rows: BATCH_ROWS,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configured(config: NodeConfig) -> EngineConfig {
+        let dir = tempfile::tempdir().unwrap();
+        engine_config(&config, &PartStore::open(dir.path()).unwrap(), 3).unwrap()
+    }
+
+    #[test]
+    fn queries_have_a_quarter_of_the_memory_unless_it_is_named() {
+        let unnamed = configured(NodeConfig::default());
+        assert_eq!(unnamed.memory_bytes, available_memory() / 4);
+        assert_eq!((unnamed.spill_bytes, unnamed.timeout), (10 << 30, Duration::from_secs(3600)));
+        assert_eq!((unnamed.max_queries, unnamed.max_queries_per_principal, unnamed.partitions), (32, 16, 3));
+        let named = configured(NodeConfig { sql_memory_bytes: 1 << 30, sql_partitions: 5, ..NodeConfig::default() });
+        assert_eq!((named.memory_bytes, named.partitions), (1 << 30, 5));
+    }
+}

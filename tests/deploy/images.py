@@ -14,6 +14,8 @@ from steps import ROOT, TestFailure, run
 
 # Python and pyarrow, for clients inside the cluster.
 CLIENT = "volley-client:verify"
+# The most that the image of a release may have, megabytes: every machine of a cluster loads it.
+MAX_MB = 110
 # Files of Python that a client does not need.
 LEFT_OUT = re.compile(r"(^|/)(__pycache__|test|tests|idlelib|tkinter|ensurepip|site-packages|include|config-\d[^/]*)(/|$)|\.a$")
 
@@ -27,6 +29,9 @@ def volley(image, binaries):
             "or name the folder of the binaries by --binaries"
         )
     run(ROOT / "deploy/docker/build-image", "-t", image, binaries)
+    size = size_mb(image)
+    if size > MAX_MB:
+        raise TestFailure(f"{image} has {size} MB, more than {MAX_MB}: the binaries of {binaries} have grown, or are not those of a release build")
     return identity(image)
 
 

@@ -14,6 +14,11 @@ def health(client):
     return action(client, "cluster_status")["health"]
 
 
+def all_coordinators_answer(client):
+    coordinators = action(client, "cluster_status")["coordinators"]
+    return all(c["answering"] and c["state"] == "ok" for c in coordinators)
+
+
 def test_admin_actions_are_listed(client):
     offered = {a.type for a in client.list_actions()}
     assert {
@@ -27,6 +32,7 @@ def test_every_member_reports_the_same_status(shared, name):
     for member in shared.members():
         client = shared.client(member)
         wait_until(lambda: health(client) == "green", 20, f"{member.name} says green")
+        wait_until(lambda: all_coordinators_answer(client), 20, f"{member.name} says that they answer")
         status = action(client, "cluster_status")
         assert status["copies"]["unreadable"] == 0 and status["unreadable"] == []
         assert sum(c["leader"] for c in status["coordinators"]) == 1

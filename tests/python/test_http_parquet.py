@@ -76,5 +76,5 @@ def test_parquet_beyond_the_budget_of_processes_is_refused(own):
     cluster = own(coordinators=1, nodes=1, node_options=options)
     body = file(pa.table({"id": pa.array([1], pa.int64())}))
     answer = call(cluster, "PUT", "/api/v1/data/t", body=body, content_type=PARQUET)
-    assert "http_memory_bytes" in answer.problem(429, "RESOURCE_EXHAUSTED")
+    assert "http_memory_bytes" in answer.problem(507, "RESOURCE_EXHAUSTED")
     assert children(cluster.nodes[0].process.pid) == []

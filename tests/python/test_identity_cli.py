@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import termios
@@ -10,6 +11,7 @@ import termios
 import pyarrow as pa
 import pytest
 
+from browser import FormClient
 from cluster import BIN, environment, put, wait_until
 from identity_cluster import ADMIN, token_id
 from tls_cluster import volley
@@ -246,3 +248,19 @@ def test_doctor_and_status_report_what_is_open(own_secured):
     assert found["well"] and len([one for one in found["found"] if one["warning"]]) == 4
     of_operator = done(cluster.cli("cluster", "status", user=ola))
     assert "nothing is granted to 1 user, who" in of_operator and nobody not in of_operator
+
+
+def test_insecure_is_said_at_each_start_and_by_every_report(own):
+    cluster = own(coordinators=1, nodes=1, coordinator_options=("--insecure",), node_options=("--insecure",))
+    for member, port in zip(cluster.members(), (8835, 8836)):
+        page = lambda: re.sub("<[^>]*>", "", FormClient(member.host, port).get("/ui/cluster")[2])
+        commands = [lambda words=words: done(volley("--cluster", cluster.address(member), *words)) for words in (["doctor"], ["cluster", "status"])]
+        for report in (page, *commands):
+            # The node's settings come with its next heartbeat.
+            wait_until(lambda: "--insecure is set at coordinator 1, node " in report(), 30, f"{member.name} reports both members")
+    for member in cluster.members():
+        warnings = lambda: member.log.read_text().count("--insecure is set: listeners without TLS accept other machines")
+        assert warnings() == 1
+        member.stop()
+        member.start().wait_ready()
+        assert warnings() == 2

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import ssl
 
 import pyarrow as pa
 import pyarrow.flight as flight
@@ -10,7 +11,7 @@ import pytest
 from cluster import action, descriptor, put
 from identity_cluster import ADMIN, LOGIN, TutorialHandler, UserTlsCluster, refusal_of, searched
 from tls_cluster import PROMPT, refusal, refused, volley
-from tls_fixtures import stranger
+from tls_fixtures import https, stranger
 
 TABLE = pa.table({"i": pa.array(range(10_000), pa.int64())})
 KEYED = dict(shards=4, shard_by=["i"])
@@ -20,6 +21,18 @@ KEYED = dict(shards=4, shard_by=["i"])
 def cluster():
     """A coordinator and two nodes, each with a listener with TLS, and one that demands certificates of its clients."""
     yield from searched(UserTlsCluster(coordinators=1, nodes=2, listeners=("tls", "mutual")))
+
+
+class CertifiedCluster(UserTlsCluster):
+    """Every port that has TLS takes certificates of clients, the HTTP ports too, and demands none."""
+
+    def _flags(self, name, host, port):
+        return [*super()._flags(name, host, port), "--tls-client-ca", str(self.authority.ca)]
+
+
+@pytest.fixture
+def certified_cluster():
+    yield from searched(CertifiedCluster(coordinators=1, nodes=1))
 
 
 def certified(cluster, member, issued, **options):
@@ -118,6 +131,38 @@ def test_certificate_of_a_user_has_the_rights_of_its_groups(cluster, name):
         with certified(cluster, member, issued) as client:
             put(client, f"{name}/{member.name}", TABLE)
             assert action(client, "whoami")["groups"] == [group]
+
+
+def test_certificate_is_a_principal_at_the_http_port(certified_cluster, stranger):
+    cluster = certified_cluster
+    put(cluster.client(), "sales/t", TABLE)
+    reader, operator = (cluster.authority.issue("--user", name) for name in ("ines", "otto"))
+    cluster.grant("user:ines", "reader", "sales")
+    cluster.grant("user:otto", "operator", "/")
+    cluster.settle()
+    tables, rows = "/api/v1/tables", "/api/v1/data/sales/t?format=csv"
+    for member in cluster.members():
+        def get(path, issued=None):
+            context = cluster.context()
+            if issued is not None:
+                context.load_cert_chain(issued.cert, issued.key)
+            return https(cluster, member, path, context)
+
+        for path in (tables, rows, "/metrics"):
+            assert get(path)[0] == 401, path
+        status, text = get(tables, reader)
+        assert status == 200 and "sales/t" in text, text
+        status, text = get(rows, reader)
+        assert status == 200 and len(text.splitlines()) == 1 + TABLE.num_rows, text[:200]
+        status, text = get("/metrics", reader)
+        assert status == 403 and "ines" in text, text
+        status, text = get("/metrics", operator)
+        assert status == 200 and "volley_" in text
+        assert get(rows, operator)[0] == 404
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            get(tables, stranger.issue("--user", "ines", "--force"))
+    lines = cluster.wait_audited(operation="metrics", principal="ines")
+    assert {(line["method"], line["result"]) for line in lines} == {("certificate", "PERMISSION_DENIED")}
 
 
 def test_token_counts_more_than_the_certificate(cluster):

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from identity_cluster import UserTlsCluster, searched
-from toolchains import build, require
+from toolchains import build, java_command, require
 
 ROWS = 4_000
 
@@ -22,8 +22,7 @@ def go_client(client_sources):
 
 @pytest.fixture(scope="module")
 def java_client(java_target):
-    opened = "--add-opens=java.base/java.nio=org.apache.arrow.memory.core,ALL-UNNAMED"
-    return ["java", opened, "-cp", f"{java_target / 'classes'}:{java_target / 'libraries'}/*", "volley.Client"]
+    return java_command(java_target, "volley.Client")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import re
 
+import grpc
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.flight as flight
@@ -11,7 +12,7 @@ import pytest
 
 from cluster import get, put, wait_until
 from sql_calls import ENDLESS, cancel, command, plan, query, rows, sql_name, update
-from protobuf import field
+from protobuf import SERVICE, field
 
 TABLE = pa.table({
     "id": pa.array(range(3000), pa.int64()),
@@ -355,3 +356,18 @@ def test_ticket_of_a_query_is_not_renewed_but_that_of_a_filter_is(client, put_ta
 def test_result_larger_than_a_message_arrives_whole(client, put_table):
     found = query(client, f"SELECT a.id * 3000 + b.id AS n, a.kind FROM {put_table} a, {put_table} b WHERE b.id < 300")
     assert found.num_rows == 900_000 and pc.count_distinct(found["n"]).as_py() == 900_000
+
+
+def test_messages_of_results_are_within_the_limit_of_clients(shared, client, name):
+    """gRPC refuses larger ones than 4 MiB, unless a client says otherwise."""
+    put(client, name, pa.table({"id": pa.array(range(1_000_000), pa.int64())}))
+    table = sql_name(name)
+    for statement in (
+        f"SELECT id FROM {table}", f"SELECT id FROM {table} WHERE id >= 0", f"SELECT id + 1 AS n FROM {table}",
+        "SELECT value, repeat('x', 5000) AS x FROM generate_series(1, 2000)",
+    ):
+        for member in (shared.coordinators[0], shared.nodes[0]):
+            with grpc.insecure_channel(shared.address(member).removeprefix("grpc+tcp://")) as there:
+                messages = there.unary_stream(SERVICE + "DoGet")(field(1, command(statement)), timeout=60)
+                sizes = [len(message) for message in messages]
+            assert max(sizes) <= 4 << 20 and sum(sizes) > 7 << 20, (statement, member.name)

@@ -235,3 +235,19 @@ def test_interrupt_cancels_the_statement_and_not_the_prompt(prompt):
     opened.wait_prompt("1 row")
     opened.type("\x04")
     assert opened.process.wait(timeout=20) == 0
+
+
+def test_tab_completes_the_name_of_a_column(prompt, client, name):
+    column = f"only_{name[-12:]}"
+    put(client, name, pa.table({column: pa.array([471_100], pa.int64())}))
+    opened = prompt()
+    opened.type(f"SELECT {column[:-4]}")
+
+    def completed():
+        # The prompt reads names without waiting for them; until they are there, the key does nothing.
+        os.write(opened.master, b"\t")
+        return column in opened.text
+
+    wait_until(completed, 30, "the name is completed")
+    opened.type(f" + 11 AS n FROM {sql_name(name)};\r")
+    opened.wait("471111")

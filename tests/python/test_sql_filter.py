@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.flight as flight
 import pytest
 
-from cluster import action, descriptor, get, put
+from cluster import action, descriptor, get, put, read_endpoint
 from sql_calls import sql_name, update
 from tls_cluster import volley
 
@@ -211,6 +211,16 @@ def test_limit_and_version_apply_beside_a_filter(client, name):
     assert get(client, name, where="id > 110", limit=5)["id"].to_pylist() == [111, 112, 113, 114, 115]
     assert get(client, name, where="id > 95", version=1)["id"].to_pylist() == [96, 97, 98, 99]
     assert get(client, name, where="id < 0").num_rows == 0
+
+
+def test_filtered_read_has_no_more_endpoints_than_it_asks_for(client, name):
+    for start in (0, 1000, 2000):
+        put(client, name, S.slice(start, 1000), mode="append" if start else "replace")
+    # A compaction makes a later version.
+    read = {"where": "id % 2 = 1", "version": 3}
+    assert len(client.get_flight_info(descriptor(name, **read)).endpoints) == 3
+    [one] = client.get_flight_info(descriptor(name, **read, max_endpoints=1)).endpoints
+    assert read_endpoint(client, one)["id"].to_pylist() == list(range(1, ROWS, 2))
 
 
 WRONG = {

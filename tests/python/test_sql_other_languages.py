@@ -1,6 +1,6 @@
 """SQL by the clients of other languages, of tests/clients: the JDBC driver of Arrow Flight SQL, and arrow-go's Flight SQL client. Both do
-the same by TLS with a service token: tables, metadata, prepared statements, time limits, cancellation, errors. What they print is
-compared here."""
+the same by TLS with a service token, JDBC also with a password: tables, metadata, prepared statements, time limits, cancellation, errors.
+What they print is compared here."""
 
 import json
 import os
@@ -61,14 +61,15 @@ def cluster():
     yield from searched(UserTlsCluster(coordinators=1, nodes=2))
 
 
-def check(command, cluster, language, expected):
-    token = cluster.token(cluster.add_user(("owner", f"sql/{language}")))
+def check(command, cluster, language, expected, by_password=False):
+    user = cluster.add_user(("owner", f"sql/{language}"))
+    login = {"VOLLEY_USER": user, "VOLLEY_PASSWORD": cluster.passwords[user]} if by_password else {"VOLLEY_TOKEN": cluster.token(user)}
     cluster.settle()
     for member in (cluster.coordinators[0], cluster.nodes[1]):
         address, schema = cluster.address(member).removeprefix("grpc+tls://"), f"sql/{language}/{member.name}"
         done = subprocess.run(
             [*command, address, str(cluster.authority.ca), schema],
-            env=os.environ | {"VOLLEY_TOKEN": token}, capture_output=True, text=True, timeout=SECONDS,
+            env=os.environ | login, capture_output=True, text=True, timeout=SECONDS,
         )
         assert done.returncode == 0, f"{member.name}: {done.stdout}\n{done.stderr}"
         found = json.loads(done.stdout)
@@ -83,3 +84,8 @@ def test_go_client_runs_sql_by_tls_with_a_token(go_client, cluster):
 
 def test_jdbc_driver_runs_sql_by_tls_with_a_token(jdbc_client, cluster):
     check(jdbc_client, cluster, "jdbc", FOUND)
+
+
+def test_jdbc_driver_runs_sql_by_tls_with_a_password(jdbc_client, cluster):
+    """It logs in at each location of an endpoint, too, so nodes must answer its handshakes."""
+    check(jdbc_client, cluster, "jdbc-password", FOUND, by_password=True)

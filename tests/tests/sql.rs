@@ -9,8 +9,10 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use arrow_flight::sql::{
-    CommandGetTables, CommandStatementIngest, EndTransaction, TableDefinitionOptions, TableExistsOption,
-    TableNotExistOption,
+    Any, CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys,
+    CommandGetImportedKeys, CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
+    CommandGetXdbcTypeInfo, CommandStatementIngest, CommandStatementQuery, EndTransaction, ProstMessageExt,
+    TableDefinitionOptions, TableExistsOption, TableNotExistOption,
 };
 use arrow_flight::{Action, CancelFlightInfoRequest, FlightDescriptor, FlightInfo};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -292,4 +294,48 @@ async fn metadata_commands_describe_the_tables() {
     assert_eq!(catalogs[0].column(0).as_string::<i32>().value(0), "volley");
     let listed = query(&client, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'sales'").await;
     assert_eq!(listed.unwrap().iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
+}
+
+/// One command of each kind that reads, and whether it has rows: there are no keys.
+fn commands(table: &str) -> Vec<(Any, bool)> {
+    let table = || table.to_string();
+    let keys = [
+        CommandGetPrimaryKeys { table: table(), ..Default::default() }.as_any(),
+        CommandGetExportedKeys { table: table(), ..Default::default() }.as_any(),
+        CommandGetImportedKeys { table: table(), ..Default::default() }.as_any(),
+        CommandGetCrossReference { pk_table: table(), fk_table: table(), ..Default::default() }.as_any(),
+    ];
+    let tables = |include_schema| CommandGetTables { include_schema, ..Default::default() }.as_any();
+    let query = |query: String| CommandStatementQuery { query, transaction_id: None }.as_any();
+    let others = [
+        CommandGetCatalogs {}.as_any(),
+        CommandGetDbSchemas::default().as_any(),
+        tables(false),
+        tables(true),
+        CommandGetTableTypes {}.as_any(),
+        CommandGetSqlInfo::default().as_any(),
+        CommandGetXdbcTypeInfo::default().as_any(),
+        query(format!("SELECT id FROM {} WHERE id > 3", table())),
+        query(format!("SELECT text, count(*) AS n FROM {} GROUP BY text", table())),
+    ];
+    keys.into_iter().map(|command| (command, false)).chain(others.into_iter().map(|command| (command, true))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schema_of_every_command_is_that_of_its_rows() {
+    let mut cluster = small_cluster().await;
+    rows::put(&cluster.client().await, "t", &Options::default(), 0..10).await.unwrap();
+    for member in cluster.members() {
+        let client = member.client().await;
+        for (command, has_rows) in commands("t") {
+            let descriptor = FlightDescriptor::new_cmd(command.encode_to_vec());
+            let schema = client.flight().get_schema(descriptor.clone()).await.unwrap().into_inner();
+            let info = client.info_of(descriptor).await.unwrap();
+            assert_eq!(schema.schema, info.schema, "{}: {command:?}", member.name);
+            // It compares the schema of the rows with that of the FlightInfo.
+            let batches = read_all(&client, info).await.unwrap();
+            let count: usize = batches.iter().map(RecordBatch::num_rows).sum();
+            assert_eq!(count > 0, has_rows, "{}: {command:?}", member.name);
+        }
+    }
 }

@@ -22,6 +22,8 @@ mod tls;
 
 /// A free port of the loopback interface.
 const LOOPBACK: &str = "127.0.0.1:0";
+/// The file of [`PeerPorts`] in the data folder, by which a folder of a cluster is known.
+const PORTS_FILE: &str = "ports.json";
 
 /// A cluster that runs in this process.
 pub struct DevCluster {
@@ -112,6 +114,7 @@ impl DevCluster {
             (None, Some(temp)) => temp.path().to_path_buf(),
             (None, None) => return Err(Error::internal("no folder for the cluster")),
         };
+        check_folder(&folder)?;
         let certificates = if dev.tls { Some(prepare_certificates(dev, &folder)?) } else { None };
         let coordinators = start_coordinators(dev, &folder, certificates.as_ref()).await?;
         let scheme = if dev.tls { "grpc+tls" } else { "grpc" };
@@ -185,6 +188,31 @@ impl DevCluster {
     }
 }
 
+/// Refuses a data folder with files of somebody else, such as that of a server.
+fn check_folder(folder: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(io_error(folder, &e)),
+    };
+    let names = entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));
+    let names = names.collect::<std::io::Result<Vec<String>>>().map_err(|e| io_error(folder, &e))?;
+    let is_known = names.iter().any(|name| name == PORTS_FILE);
+    let is_of_member = |name: &str| {
+        let number = name.strip_prefix("coordinator-").or_else(|| name.strip_prefix("node-"));
+        number.is_some_and(|number| number.parse::<u16>().is_ok())
+    };
+    // What a start leaves that was interrupted before it wrote the ports, and the folders of members whose ports were removed.
+    let is_own = |name: &str| matches!(name, tls::FOLDER | "lost+found") || is_of_member(name);
+    match names.iter().filter(|name| !is_own(name)).min() {
+        Some(file) if !is_known => Err(Error::precondition(format!(
+            "{} is not empty and no data folder of `volley dev` (it has {file:?}): give --data-dir a new folder",
+            folder.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// The certificates of all members.
 fn prepare_certificates(dev: &DevArgs, folder: &Path) -> Result<DevCertificates> {
     let coordinators = (1..=u64::from(dev.coordinators)).map(CertificateSubject::Coordinator);
@@ -208,7 +236,7 @@ async fn start_coordinators(
     folder: &Path,
     certificates: Option<&DevCertificates>,
 ) -> Result<Vec<Arc<RunningCoordinator>>> {
-    let sockets = bind_peers(usize::from(dev.coordinators), &folder.join("ports.json")).await?;
+    let sockets = bind_peers(usize::from(dev.coordinators), &folder.join(PORTS_FILE)).await?;
     let ports = sockets.iter().map(local_port).collect::<Result<Vec<_>>>()?;
     let peers: Vec<String> = (1..).zip(&ports).map(|(id, port)| format!("{id}=127.0.0.1:{port}")).collect();
     let starts = (1..).zip(sockets).zip(ports).map(|((id, socket), peer_port)| {
@@ -282,4 +310,44 @@ fn write_ports(stored: &Path, listeners: &[TcpListener]) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|e| io_error(folder, &e))?;
     }
     std::fs::write(stored, text).map_err(|e| io_error(stored, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use volley_common::net::Connector;
+
+    use super::*;
+    use crate::http_get;
+
+    #[test]
+    fn folder_with_files_of_others_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        check_folder(&folder.path().join("new")).unwrap();
+        check_folder(folder.path()).unwrap();
+        for own in ["tls", "coordinator-1", "node-12"] {
+            std::fs::create_dir(folder.path().join(own)).unwrap();
+        }
+        check_folder(folder.path()).unwrap();
+        std::fs::create_dir(folder.path().join("node-x")).unwrap();
+        let error = check_folder(folder.path()).unwrap_err().message;
+        assert!(error.contains("\"node-x\"") && error.contains("--data-dir"), "{error}");
+        std::fs::write(folder.path().join(PORTS_FILE), "{}").unwrap();
+        check_folder(folder.path()).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_member_of_one_process_has_metrics() {
+        let dev = DevArgs { nodes: 1, coordinators: 1, port: 0, data_dir: None, tls: false };
+        let cluster = DevCluster::start(&dev).await.unwrap();
+        let (coordinator, node) = (cluster.coordinators[0].addresses.http, cluster.nodes[0].addresses.http);
+        for (address, metric) in [(coordinator, "volley_has_leader"), (node, "volley_node_parts")] {
+            let (address, limit) = (address.to_string(), Duration::from_secs(30));
+            let answer = http_get::get(&Connector::Plaintext, &address, "/metrics", limit, 1 << 20).await;
+            let (code, text) = answer.unwrap();
+            assert!(code == 200 && text.contains(&format!("\n{metric}")), "{address}: {code}\n{text}");
+        }
+        cluster.shutdown().await;
+    }
 }

@@ -165,6 +165,8 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
             "{parts} with fewer copies than the table's replicas: `volley explain TABLE` says which, and why; a table with more replicas than there are nodes needs more nodes"
         );
         Finding::problem("cluster", &health, problem)
+    } else if health == "yellow" {
+        Finding::problem("cluster", &health, "every part has its copies, but not every member is well: see below")
     } else {
         Finding::new("cluster", &health, None)
     };
@@ -173,8 +175,12 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
     let silent = list("coordinators").filter(|one| one["answering"] == false).map(|one| {
         let id = &one["id"];
         let remedy = match majority_answers {
-            true => format!("start it; if its machine is lost for good, `volley coordinators remove {id}`"),
-            false => "start it; if a majority is lost for good, follow \"Permanent loss of a majority\" in docs/operations.md".into(),
+            true => format!(
+                "{START_REMEDY}; if its machine is lost for good, add another coordinator first, then `volley coordinators remove {id}`: see docs/how-to/lost-members.md"
+            ),
+            false => format!(
+                "{START_REMEDY}; if a majority is lost for good, follow \"Permanent loss of a majority\" in docs/operations.md"
+            ),
         };
         Finding::problem(format!("coordinator {id}"), &text(&one["peer"]), format!("{}: {remedy}", text(&one["text"])))
     });
@@ -183,15 +189,16 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
         .map(|one| Finding::problem(format!("coordinator {}", one["id"]), &text(&one["peer"]), text(&one["text"])));
     let unreachable =
         list("nodes").filter(|node| node["state"] != "alive" || node["condition"] == "silent").map(|node| {
+            let id = text(&node["id"]);
             let remedy = match majority_answers {
-                _ if node["state"] == "alive" => HANG_REMEDY,
-                true => {
-                    "start it; if its machine is lost for good, `volley remove` removes it, unless data would be lost"
-                }
-                false => "start it",
+                _ if node["state"] == "alive" => HANG_REMEDY.to_string(),
+                true => format!(
+                    "{START_REMEDY}; if its machine is lost for good, `volley remove {id}` removes it, unless data would be lost"
+                ),
+                false => START_REMEDY.to_string(),
             };
             let problem = format!("{}: {remedy}", text(&node["text"]));
-            Finding::problem(format!("node {}", text(&node["id"])), &text(&node["flight"]), problem)
+            Finding::problem(format!("node {id}"), &text(&node["flight"]), problem)
         });
     let orphaned = list("nodes").filter_map(orphaned);
     let exposure = exposure_warnings(status).into_iter();
@@ -200,6 +207,9 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
     let members = silent.chain(diverged).chain(unreachable).chain(orphaned);
     std::iter::once(cluster).chain(members).chain(tls).chain(exposure).collect()
 }
+
+/// What to do about a member that is unreachable: nothing tells whether its process ended or hangs.
+const START_REMEDY: &str = "start it, or restart it if it runs and hangs";
 
 /// What to do about a node that is alive for the cluster, but does not answer.
 const HANG_REMEDY: &str = "its process or its machine hangs, or the network between is broken: restart it";
@@ -346,6 +356,9 @@ mod tests {
         unhealthy["nodes"][0]["orphaned_bytes"] = 3000.into();
         let found: Vec<String> = check_members(&Ok(unhealthy.clone())).iter().map(Finding::line).collect();
         assert!(found[1].contains("node n1") && found[1].contains("2 parts (3.00 kB)"), "{found:?}");
+        unhealthy["health"] = "yellow".into();
+        let found: Vec<String> = check_members(&Ok(unhealthy.clone())).iter().map(Finding::line).collect();
+        assert!(found[0].contains("yellow") && found[0].contains("not every member is well"), "{found:?}");
         unhealthy["health"] = "red".into();
         unhealthy["coordinators"][1]["answering"] = false.into();
         unhealthy["coordinators"][1]["text"] = "it does not answer within 1 s".into();
@@ -356,7 +369,9 @@ mod tests {
         let found = lines(&unhealthy);
         assert!(found[0].contains("red") && found[0].contains("cannot be read"), "{found:?}");
         assert!(found[1].contains("coordinator 2") && found[1].contains("within 1 s"), "{found:?}");
+        assert!(found[1].contains("restart it") && found[1].contains("add another coordinator first"), "{found:?}");
         assert!(found[1].contains("coordinators remove 2"), "{found:?}");
+        assert!(found[2].contains("restart it") && found[2].contains("`volley remove n1`"), "{found:?}");
         assert!(found[2].contains("grpc+tcp://n1:8816") && found[2].contains("unreachable for 5 min"), "{found:?}");
         // Without a majority nothing is removed.
         unhealthy["stale"] = "no leader".into();

@@ -15,7 +15,7 @@ use volley_common::options::Options;
 use volley_common::{Error, Result};
 
 use crate::args::GetArgs;
-use crate::column_list::column_names;
+use crate::column_list::{ColumnList, column_names};
 use crate::formats::{self, Format, OutputOptions};
 use crate::threads::WriterThread;
 use crate::{output, progress};
@@ -28,10 +28,7 @@ pub async fn run(get: &GetArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
     check_file_options(get)?;
     match &get.output {
         Some(path) => {
-            let format = match get.format {
-                Some(format) => format,
-                None => Format::of(path)?,
-            };
+            let format = formats::output_format(path, get.format)?;
             to_file(&connect().await?, get, path, format, json).await
         }
         None => to_screen(&connect().await?, get, json).await,
@@ -64,9 +61,24 @@ fn fetch_options(get: &GetArgs) -> FetchOptions {
     FetchOptions { streams: get.streams.into(), ..FetchOptions::default() }
 }
 
+/// An error about a missing column, with a hint if two names of `--columns` are one with a comma.
+fn with_quote_hint(error: Error, columns: &[ColumnList]) -> Error {
+    let lists = columns.iter().filter(|list| list.0.len() > 1).map(|list| list.0.join(","));
+    let meant = lists.filter(|_| error.message.contains("has no column")).find(|name| error.message.contains(name));
+    match meant {
+        Some(name) => {
+            let quoted = name.replace('"', "\"\"");
+            let hint = format!("a name with a comma is in quotes: --columns '\"{quoted}\"'");
+            Error { message: format!("{}; {hint}", error.message), ..error }
+        }
+        None => error,
+    }
+}
+
 async fn to_file(client: &Client, get: &GetArgs, path: &Path, format: Format, json: bool) -> Result<()> {
     let started = Instant::now();
-    let fetch = client.get(&get.name, &options(get, get.limit), fetch_options(get)).await?;
+    let fetch = client.get(&get.name, &options(get, get.limit), fetch_options(get)).await;
+    let fetch = fetch.map_err(|e| with_quote_hint(e, &get.columns))?;
     let bar = progress::rows(&get.name.to_string(), fetch.info.total_records.max(0) as u64);
     let options = OutputOptions { null: get.null.clone(), csv: get.csv.clone(), ..OutputOptions::default() };
     let written = write_file(fetch, path, format, options, &bar).await;
@@ -123,7 +135,8 @@ async fn write_file(
 
 async fn to_screen(client: &Client, get: &GetArgs, json: bool) -> Result<()> {
     let limit = get.limit.unwrap_or(DEFAULT_ROWS);
-    let fetch = client.get(&get.name, &options(get, Some(limit)), fetch_options(get)).await?;
+    let fetch = client.get(&get.name, &options(get, Some(limit)), fetch_options(get)).await;
+    let fetch = fetch.map_err(|e| with_quote_hint(e, &get.columns))?;
     let schema = fetch.schema.clone();
     let batches: Vec<RecordBatch> = fetch.map_ok(|fetched| fetched.batch).try_collect().await?;
     print(&schema, &batches, json)?;
@@ -166,6 +179,16 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+
+    #[test]
+    fn name_with_a_comma_is_shown_in_quotes() {
+        let error = || Error::invalid("table \"t\" has no column \"a\"; it has a,b, c");
+        let hinted = |columns: &str| with_quote_hint(error(), &[columns.parse().unwrap()]).message;
+        assert!(hinted("a,b").ends_with("; a name with a comma is in quotes: --columns '\"a,b\"'"));
+        for other in ["a", "a,c", "\"a,b\""] {
+            assert_eq!(hinted(other), error().message, "{other}");
+        }
+    }
 
     #[test]
     fn options_of_files_need_a_file() {

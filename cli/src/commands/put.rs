@@ -7,7 +7,7 @@ use arrow::datatypes::SchemaRef;
 use serde_json::Value;
 use volley_client::{Client, ParallelPut, PutOutcome};
 use volley_common::clock;
-use volley_common::escape::{escape_invisible, escape_lines};
+use volley_common::escape::escape_invisible;
 use volley_common::ipc::schema::parse_schema;
 use volley_common::options::Options;
 use volley_common::{Code, Error, Result, TableName};
@@ -25,6 +25,7 @@ mod inputs;
 mod manifest;
 mod partitions;
 mod resume;
+mod time_units;
 mod type_rules;
 
 /// Columns that a message shows.
@@ -46,6 +47,7 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
     let client = connect().await?;
     find_types(put, &client, &files, &mut rules).await?;
     files = on_thread(move || files.with_types(rules)).await?;
+    warn_of_notes(&files);
     let types = files.inferred_types();
     let bar = progress::bytes(&put.table.to_string(), files.bytes());
     let started = Instant::now();
@@ -58,7 +60,7 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
     bar.finish_and_clear();
     let outcome = outcome?;
     if let Some(types) = types.filter(|_| !outcome.repeated) {
-        eprintln!("{}", escape_lines(&types));
+        eprintln!("{}", escape_invisible(&types));
     }
     if let Some(replicas) = put.replicas {
         warn_of_missing_nodes(replicas, &put.table, &client).await;
@@ -71,6 +73,13 @@ pub async fn run(put: &PutArgs, connect: impl AsyncFnOnce() -> Result<Client>, j
         ModeArg::Replace | ModeArg::Create | ModeArg::Append => None,
     };
     report(&outcome, replaced.as_ref(), &bad_rows, seconds, json)
+}
+
+/// Says what looks like a mistake in the files.
+fn warn_of_notes(files: &InputFiles) {
+    for note in files.notes() {
+        eprintln!("volley: {}", escape_invisible(note));
+    }
 }
 
 /// Says how many rows were skipped, and why the first ones.
@@ -111,8 +120,15 @@ async fn known_types(put: &PutArgs, client: &Client) -> Result<KnownTypes> {
         Ok(info) if matches!(put.mode, ModeArg::Append) => Ok(KnownTypes::AppendedTable(parse_schema(&info.schema)?)),
         Ok(info) => Ok(KnownTypes::ReplacedTable(parse_schema(&info.schema)?)),
         Err(e) if e.code == Code::NotFound && matches!(put.mode, ModeArg::Replace) => Ok(KnownTypes::None),
+        Err(e) if e.code == Code::NotFound => Err(with_mode_remedy(e)),
         Err(e) => Err(e),
     }
+}
+
+/// An error about a table to append to that does not exist, with what helps.
+fn with_mode_remedy(error: Error) -> Error {
+    let remedy = "to put the first rows into a table, give --mode create or --mode replace";
+    Error { message: format!("{}; {remedy}", error.message), ..error }
 }
 
 /// The schema of the table that is appended to. `None` if it cannot be had: the put itself says why.
@@ -246,6 +262,14 @@ mod tests {
         assert_eq!(of("volley put a.csv --table t --streams 3", 0), 3);
         let resumed = "volley put a.csv --table t --streams 3 --resume m".split(' ');
         assert!(crate::args::Args::try_parse_from(resumed).is_err(), "it has one stream");
+    }
+
+    #[test]
+    fn append_to_a_missing_table_names_the_other_modes() {
+        let error = with_mode_remedy(Error::not_found("there is no table \"t\""));
+        assert_eq!(error.code, Code::NotFound);
+        assert!(error.message.starts_with("there is no table \"t\"; "), "{error}");
+        assert!(error.message.ends_with("give --mode create or --mode replace"), "{error}");
     }
 
     #[test]

@@ -179,6 +179,26 @@ fn arrow_stream_with_a_file_extension_is_read_as_a_stream() {
 }
 
 #[test]
+fn output_is_not_named_as_another_format() {
+    let of = |name: &str, format| output_format(Path::new(name), format).map_err(|e| e.message);
+    for (name, format) in [("a.parquet", Format::Csv), ("a.csv.gz", Format::Jsonl), ("s3://b/a.csv", Format::Tsv)] {
+        let error = of(name, Some(format)).unwrap_err();
+        assert!(error.starts_with(&format!("{name}: ")) && error.contains("leave out --format"), "{error}");
+    }
+    for (name, format) in [
+        ("a.txt", Format::Csv),
+        ("-", Format::Parquet),
+        ("a.json", Format::Jsonl),
+        ("a.arrow", Format::Arrows),
+        ("a.arrows", Format::Arrow),
+    ] {
+        assert_eq!(of(name, Some(format)), Ok(format), "{name}");
+    }
+    assert_eq!(of("a.tsv.zst", None), Ok(Format::Tsv));
+    assert!(of("a.txt", None).unwrap_err().contains("known extensions"));
+}
+
+#[test]
 fn file_appears_only_when_it_is_complete() {
     let folder = TestFolder::new();
     let path = folder.with("t.parquet", "the old one");

@@ -11,7 +11,7 @@ use super::member_health::HealthRank;
 use super::*;
 use crate::http2::{grpc_error, grpc_frames};
 use crate::identity::{Access, Directory, LoginMethod, Principal};
-use crate::server::serve::testing::{TestServer, delayed, endless, soon};
+use crate::server::serve::testing::{TestServer, closed_address, delayed, endless, soon};
 use crate::server::serve::{ServerLimits, bind, serve, serve_tls};
 use crate::tls::client::ClientConnector;
 use crate::tls::peers::PeerFiles;
@@ -211,8 +211,7 @@ async fn closing() -> String {
 #[tokio::test]
 async fn slow_call_is_waited_for_while_connections_are_refused() {
     // A member that drains, or died: nothing listens at its address.
-    let (listener, refusing) = hung().await;
-    drop(listener);
+    let (_reserved, refusing) = closed_address();
     let pool = ConnectionPool::new();
     for addr in [refusing, closing().await] {
         assert!(!soon(pool.health(&addr).answers()).await, "it gets no new call");

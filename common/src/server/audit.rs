@@ -162,6 +162,17 @@ impl AuditLog {
         AuditLog::writing_to(sink, settings.data, QUEUED_EVENTS)
     }
 
+    /// Checks that [`AuditLog::new`] can open the file, if the log has one, without creating it.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT: the file cannot be opened, or is no regular file.
+    pub fn check(settings: &AuditSettings) -> Result<()> {
+        match &settings.target {
+            AuditTarget::Off | AuditTarget::StandardError => Ok(()),
+            AuditTarget::File(path) => RotatingFile::check(path),
+        }
+    }
+
     /// Records nothing.
     pub fn off() -> Self {
         AuditLog(None)

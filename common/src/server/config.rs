@@ -25,6 +25,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::str::FromStr;
 
 use figment::Figment;
 use figment::providers::{Format, Toml};
@@ -71,6 +72,14 @@ where
 /// What a good value is.
 pub fn finite_number(text: &str) -> std::result::Result<f64, &'static str> {
     text.trim().parse().ok().filter(|number: &f64| number.is_finite()).ok_or("give a number")
+}
+
+/// Parses a flag's whole number.
+///
+/// # Errors
+/// What a good value is.
+pub fn whole_number<N: FromStr>(text: &str) -> std::result::Result<N, &'static str> {
+    text.trim().parse().map_err(|_| "give a whole number, at least 0 and without a unit, that is not too large")
 }
 
 /// Lists every setting with its value and its source (a flag, a variable, the file or the defaults) as lines of a TOML file.

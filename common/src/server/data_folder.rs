@@ -7,8 +7,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock};
-
+use crate::file_lock::FileLock;
 use crate::{Error, Result};
 
 /// The file with role and format, one line of text.
@@ -81,7 +80,7 @@ enum FolderState {
 
 /// The lock of a data folder, until it is dropped.
 #[derive(Debug)]
-pub struct FolderLock(#[allow(dead_code, reason = "closing the file ends the lock")] File);
+pub struct FolderLock(#[allow(dead_code, reason = "dropping it ends the lock")] FileLock);
 
 /// Locks the data folder for this process, until the lock is dropped. Creates it if it does not exist; an empty one gets
 /// the role. What others may read of it is taken from them, if this process owns it; a warning is logged if not. Blocks.
@@ -232,18 +231,17 @@ fn mark(dir: &Path, role: FolderRole) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn lock(dir: &Path) -> Result<File> {
+fn lock(dir: &Path) -> Result<FileLock> {
     let path = dir.join(LOCK);
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(FILE_MODE).open(&path);
     let file = file.map_err(|e| unusable(&path, &e))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::precondition(format!(
+    let lock = FileLock::try_new(file).map_err(|e| unusable(&path, &e))?;
+    lock.ok_or_else(|| {
+        Error::precondition(format!(
             "the data folder {} is in use by another process: stop it, or start with another --data-dir",
             dir.display()
-        ))),
-        Err(e) => Err(unusable(&path, &e.into())),
-    }
+        ))
+    })
 }
 
 fn unusable(path: &Path, cause: &io::Error) -> Error {

@@ -176,8 +176,9 @@ impl IdentityConfig {
                 return self.check_no_claims().map(|()| None);
             }
             return Err(Error::invalid(format!(
-                "tokens of an OIDC issuer need --oidc-issuer, --oidc-audience and --oidc-jwks, and {} is not given: give all three or none",
-                missing.join(" and ")
+                "tokens of an OIDC issuer need --oidc-issuer, --oidc-audience and --oidc-jwks, and {} {} not given: give all three or none",
+                missing.join(" and "),
+                if missing.len() == 1 { "is" } else { "are" }
             )));
         };
         Ok(Some(OidcSettings {
@@ -278,7 +279,7 @@ mod tests {
         refused(|c| c.oidc_jwks = None, &["--oidc-jwks is not given"]);
         refused(
             |c| (c.oidc_issuer, c.oidc_audience) = (None, None),
-            &["--oidc-issuer and --oidc-audience is not given"],
+            &["--oidc-issuer and --oidc-audience are not given"],
         );
         refused(|c| c.oidc_audience = Some(" ".into()), &["--oidc-audience is empty"]);
         refused(|c| c.oidc_principal_claim = String::new(), &["--oidc-principal-claim is empty"]);

@@ -20,6 +20,18 @@ use crate::{Error, Result};
 /// The environment variable with the log filter: `info`, `volley_node=debug`, ...
 const FILTER_VARIABLE: &str = "VOLLEY_LOG";
 
+/// The crates of this project that log. A directive of another one that begins as they do is misspelt.
+const OWN_CRATES: [&str; 8] = [
+    "volley",
+    "volley_client",
+    "volley_common",
+    "volley_coordinator",
+    "volley_formats",
+    "volley_http",
+    "volley_node",
+    "volley_sql",
+];
+
 /// The format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -122,18 +134,36 @@ pub fn filter_from_environment(default_filter: &str) -> Result<EnvFilter> {
 /// A filter of directives: levels, and `TARGET=LEVEL`.
 ///
 /// # Errors
-/// INVALID_ARGUMENT names the directive: not a level, which would be taken for a target and silence all others.
+/// INVALID_ARGUMENT names the directive: not a level, which would be taken for a target and silence all others; or a target of
+/// this project that does not exist.
 fn filter(text: &str) -> Result<EnvFilter> {
     for directive in text.split(',').map(str::trim).filter(|directive| !directive.is_empty()) {
         // Spans have further syntax, with '[', which the parser below checks.
-        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
-        if !directive.contains('[') && level.trim().parse::<LevelFilter>().is_err() {
+        let (target, level) =
+            directive.rsplit_once('=').map_or((None, directive), |(target, level)| (Some(target), level));
+        let level = level.trim();
+        // Nothing and digits are levels of the parser too, and hardly meant.
+        let is_level = level.parse::<LevelFilter>().is_ok() && level.starts_with(|c: char| c.is_ascii_alphabetic());
+        if !directive.contains('[') && !is_level {
             return Err(Error::invalid(format!(
                 "{FILTER_VARIABLE}: {directive:?} is not off, error, warn, info, debug or trace, nor TARGET=LEVEL, for example volley_node=debug"
             )));
         }
+        if let Some(target) = target.filter(|target| !directive.contains('[') && is_misspelt(target)) {
+            return Err(Error::invalid(format!(
+                "{FILTER_VARIABLE}: {directive:?}: nothing logs as {target:?}: the targets of Volley are {}",
+                OWN_CRATES.join(", ")
+            )));
+        }
     }
     EnvFilter::try_new(text).map_err(|error| Error::invalid(format!("{FILTER_VARIABLE}={text:?}: {error}")))
+}
+
+/// Whether a target is meant to be one of this project and is none. The start of a target stands for all that begin so.
+fn is_misspelt(target: &str) -> bool {
+    let is_within =
+        |name: &&str| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+    target.starts_with("volley") && !OWN_CRATES.iter().any(|name| name.starts_with(target) || is_within(name))
 }
 
 #[cfg(test)]
@@ -187,8 +217,18 @@ mod tests {
         for good in ["info", "INFO", "off", "warn,volley_node=debug", "openraft=off, info", "[put{id=7}]=trace"] {
             filter(good).unwrap();
         }
-        for (bad, named) in [("inof", "inof"), ("info,volley_node", "volley_node"), ("warn,volley_node=debgu", "debgu")]
-        {
+        for good in ["volley=debug", "volley_c=debug,info", "volley_common::server::log=trace", "hyper=info"] {
+            filter(good).unwrap();
+        }
+        for (bad, named) in [
+            ("inof", "inof"),
+            ("info,volley_node", "volley_node"),
+            ("warn,volley_node=debgu", "debgu"),
+            ("volley_node=", "volley_node="),
+            ("5", "\"5\""),
+            ("info,volley_ndoe=debug", "volley_ndoe"),
+            ("volley_nodes::get=debug", "volley_nodes::get"),
+        ] {
             let error = filter(bad).unwrap_err();
             assert!(error.message.contains(named) && error.message.contains("VOLLEY_LOG"), "{error}");
         }

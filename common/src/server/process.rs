@@ -1,9 +1,10 @@
 //! The process of a server: flags, log, configuration, the start, signals, the stop.
 
+use std::any::TypeId;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -91,7 +92,7 @@ fn parse_args<R: ServerRole>() -> R::Args {
 /// given must leave the value to the environment and the file.
 pub fn command_line<A: CommandFactory, C: Default + Serialize>() -> clap::Command {
     let defaults = serde_json::to_value(C::default()).unwrap_or_default();
-    A::command().mut_args(|arg| {
+    A::command().mut_args(with_whole_numbers).mut_args(|arg| {
         let default = defaults.get(arg.get_id().as_str()).and_then(default_text);
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         match default {
@@ -99,6 +100,20 @@ pub fn command_line<A: CommandFactory, C: Default + Serialize>() -> clap::Comman
             _ => arg,
         }
     })
+}
+
+/// The flag with an error that says what a whole number is, if it has one.
+fn with_whole_numbers(arg: Arg) -> Arg {
+    let value = arg.get_value_parser().type_id();
+    if value == TypeId::of::<u64>() {
+        arg.value_parser(config::whole_number::<u64>)
+    } else if value == TypeId::of::<u32>() {
+        arg.value_parser(config::whole_number::<u32>)
+    } else if value == TypeId::of::<usize>() {
+        arg.value_parser(config::whole_number::<usize>)
+    } else {
+        arg
+    }
 }
 
 /// A default as `--help` shows it; `None` for false, zero and what is empty.

@@ -187,6 +187,14 @@ impl ServerConfig {
         AuditLog::new(&self.identity.audit_settings()?)
     }
 
+    /// Checks that [`ServerConfig::audit_log`] can open the audit log, without creating it.
+    ///
+    /// # Errors
+    /// Those of [`IdentityConfig::audit_settings`] and [`AuditLog::check`].
+    pub fn check_audit_log(&self) -> Result<()> {
+        AuditLog::check(&self.identity.audit_settings()?)
+    }
+
     /// How long a call waits for a server that can answer it.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)

@@ -140,8 +140,9 @@ impl TlsConfig {
                 let missing: Vec<&str> =
                     given.iter().filter(|(_, is_given)| !is_given).map(|(flag, _)| *flag).collect();
                 Err(Error::invalid(format!(
-                    "the TLS between members needs --peer-ca, --peer-cert and --peer-key, and {} is not given: give all three or none",
-                    missing.join(" and ")
+                    "the TLS between members needs --peer-ca, --peer-cert and --peer-key, and {} {} not given: give all three or none",
+                    missing.join(" and "),
+                    if missing.len() == 1 { "is" } else { "are" }
                 )))
             }
         }

@@ -108,17 +108,28 @@ impl Catalog {
                 true => "wait until the retention of the table ends, which is dropped and can be restored until then",
                 false => "drop the table, and wait until its retention ends",
             };
-            return Err(Error::precondition(format!(
-                "no live node but {} has part {} (shard {} of table {name:?}): drain the node first, start the other nodes that have the part, or {last}",
-                NodeId(node),
-                part.part_id(),
-                part.shard
-            )));
+            let (id, part_id, shard) = (NodeId(node), part.part_id(), part.shard);
+            return Err(Error::precondition(match alive(&node) {
+                true => format!(
+                    "no live node but {id} has part {part_id} (shard {shard} of table {name:?}): drain the node first, start the other nodes that have the part, or {last}"
+                ),
+                false => {
+                    let others = part.holders.iter().filter(|id| **id != node && self.node(NodeId(**id)).is_some());
+                    let others: Vec<String> = others.map(|id| NodeId(*id).to_string()).collect();
+                    let start = match others.is_empty() {
+                        true => "start it".to_string(),
+                        false => format!("start it or another node that has the part ({})", others.join(", ")),
+                    };
+                    format!(
+                        "no live node has part {part_id} (shard {shard} of table {name:?}), and node {id} has a copy: {start}, or {last}"
+                    )
+                }
+            }));
         }
         match self.open_writes().find(|write| self.staged_parts(write).any(|part| only(&part.holders))) {
             None => Ok(()),
             Some(write) => Err(Error::precondition(format!(
-                "no live node but {} has the parts of write {:?}, which is not committed yet: commit or abort it first",
+                "without node {} no live node has the parts of write {:?}, which is not committed yet: commit or abort it first",
                 NodeId(node),
                 write.id
             ))),

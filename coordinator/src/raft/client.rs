@@ -73,7 +73,8 @@ impl RaftContext {
     }
 
     async fn commit(&self, command: Command) -> Result<Reply> {
-        match self.raft.client_write(LogCommand(command.into())).await {
+        let written = self.until_halt(self.raft.client_write(LogCommand(command.into()))).await;
+        match written.ok_or_else(|| unknown_outcome("this coordinator stops"))? {
             Ok(written) => Ok(written.data.0),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
                 let id = self.config.id;
@@ -257,12 +258,13 @@ impl RaftContext {
             let leads = (vote.term, vote.node_id) == (follower.term, follower.leader);
             leads && is_member && members.get_joint_config().iter().all(|voters| agreeing(voters) > voters.len() / 2)
         });
-        checked.await.unwrap_or(false)
+        matches!(self.until_halt(checked).await, Some(Ok(true)))
     }
 
     /// The log id that a read must have applied, with leadership confirmed as `option` says.
     async fn read_log_id(&self, option: LinearizerOption) -> Result<LogId> {
-        match self.raft.get_read_linearizer(option).await {
+        let linearizer = self.until_halt(self.raft.get_read_linearizer(option)).await;
+        match linearizer.ok_or_else(|| Error::unavailable(format!("coordinator {} stops", self.config.id)))? {
             Ok(linearizer) => Ok(*linearizer.read_log_id().log_id()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
                 Err(Error::unavailable(format!("coordinator {} does not lead: {to}", self.config.id)))

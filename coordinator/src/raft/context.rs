@@ -132,6 +132,16 @@ impl RaftContext {
         self.stop.is_cancelled()
     }
 
+    /// What a call of openraft returns; `None` once [`RaftContext::halt`] is called: openraft logs an error for each call that its
+    /// end leaves without an answer.
+    pub async fn until_halt<T>(&self, call: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            result = call => Some(result),
+        }
+    }
+
     /// Runs a task until it ends or [`RaftContext::halt`] is called.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
@@ -159,7 +169,9 @@ impl RaftContext {
 
     /// Whether the data folder holds a vote or an entry of a cluster.
     pub async fn is_initialized(&self) -> Result<bool> {
-        self.raft.is_initialized().await.map_err(|e| Error::unavailable(format!("Raft is not running: {e}")))
+        let failed = |why: String| Error::unavailable(format!("Raft is not running: {why}"));
+        let initialized = self.until_halt(self.raft.is_initialized()).await;
+        initialized.ok_or_else(|| failed("it stops".into()))?.map_err(|e| failed(e.to_string()))
     }
 
     /// The catalog as this coordinator has it; it may lag.

@@ -28,7 +28,11 @@ pub(super) fn replication_progress(ctx: &RaftContext) -> BTreeMap<u64, Replicati
         let matched = metrics.replication.as_ref()?.get(&id)?;
         Some(last.saturating_sub(matched.as_ref().map_or(0, |matched| matched.index)))
     };
-    let since_last_ack = |id: u64| Some(metrics.heartbeat.as_ref()?.get(&id)?.as_ref()?.elapsed());
+    let since_last_ack = |id: u64| {
+        // openraft may count this coordinator itself, which answers: its time ends when it loses its majority.
+        let last = metrics.heartbeat.as_ref()?.get(&id)?.as_ref()?;
+        (id != ctx.config.id).then(|| last.elapsed())
+    };
     let progress_of = |id: u64| {
         let voter = voters.contains(&id);
         match ctx.current_leader() == Some(id) {

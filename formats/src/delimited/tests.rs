@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
 use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field};
 use clap::ValueEnum;
 
 use super::super::csv_options::CsvQuote;
@@ -83,6 +84,24 @@ fn value_that_the_options_cannot_write_names_its_column() {
     let latin = CsvOptions { encoding: Some(TextEncoding::Latin1), ..CsvOptions::default() };
     let error = written(&texts(&[("a", &[Some("\u{20ac}")])]), &latin, "").unwrap_err();
     assert!(error.contains("column \"a\": latin-1 has no '\u{20ac}'"), "{error}");
+    let error = written(&texts(&[("a", &[None])]), &CsvOptions::default(), "").unwrap_err();
+    assert!(error.contains("--null") && error.ends_with("use .arrow"), "which holds every type: {error}");
     let quote = CsvOptions { quote: Some(CsvQuote::Character(b'N')), ..CsvOptions::default() };
     assert!(written(&plain, &quote, "NA").unwrap_err().contains("cannot stand for null"));
+}
+
+#[test]
+fn header_that_does_not_tell_columns_apart_is_refused() {
+    let value = [Some("x")];
+    let row = texts(&[("a", &value), ("b", &value), ("c", &value)]);
+    for (names, expected) in
+        [(["a", "b", "a"], "the columns 1 and 3 are both named \"a\""), (["a", "", "c"], "the column 2 has no name")]
+    {
+        let fields: Vec<Field> = names.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect();
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), row.columns().to_vec()).unwrap();
+        let error = written(&batch, &CsvOptions::default(), "").unwrap_err();
+        assert!(error.contains(expected) && error.contains("rename the column, or use .parquet"), "{error}");
+        let unnamed = CsvOptions { no_header: true, ..CsvOptions::default() };
+        assert_eq!(written(&batch, &unnamed, "").unwrap(), b"x,x,x\n");
+    }
 }

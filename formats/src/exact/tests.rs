@@ -269,6 +269,8 @@ fn values_that_a_format_does_not_have_are_refused_by_name() {
         ("t.jsonl", Arc::new(Float32Array::from(vec![f32::NEG_INFINITY])), "inf"),
         ("t.jsonl", seconds(i64::MAX / 10), "no text"),
         ("t.csv", seconds(i64::MAX / 10), "no text"),
+        // The next day in its zone, which no year has.
+        ("t.csv", Arc::new(TimestampSecondArray::from(vec![8_210_266_876_799]).with_timezone("+02:00")), "time zone"),
         ("t.csv", Arc::new(Date32Array::from(vec![i32::MIN])), "no text"),
         ("t.jsonl", Arc::new(DurationSecondArray::from(vec![i64::MAX])), "no text"),
         ("t.jsonl", Arc::new(TimestampSecondArray::from(vec![0]).with_timezone("Mars/Base")), "zone"),

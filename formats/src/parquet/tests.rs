@@ -222,3 +222,24 @@ fn texts_of_two_gigabytes_in_one_row_group_are_read() {
     }
     assert_eq!(rows, 7680);
 }
+
+/// The int64 values 1, 2 and 3, written by pyarrow with `write_page_checksum`: this library writes no checksums.
+const WITH_CHECKSUMS: &str = "\
+    UEFSMRUAFTAVMBWOtty8BRwVBhUAFQYVBhwAAAABAAAAAAAAAAIAAAAAAAAAAwAAAAAAAAAVBBksNQAYBnNjaGVtYRUCABUEJQAYAW4A\
+    FgYZHBkcJgAcFQQZJQYAGRgBbhUAFgYWYhZiJghJHBUAFQAVAgAAABZiFgYmCBZiACggcGFycXVldC1jcHAtYXJyb3cgdmVyc2lvbiAy\
+    Ni4wLjEZHBwAAAByAAAAUEFSMQ==";
+
+#[test]
+fn page_with_another_checksum_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t");
+    let mut bytes = BASE64_STANDARD.decode(WITH_CHECKSUMS).unwrap();
+    std::fs::write(&path, &bytes).unwrap();
+    let (_, batches) = read(&File::open(&path).unwrap()).unwrap();
+    assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().values(), &[1, 2, 3]);
+    let first = bytes.windows(8).position(|value| value == 1_i64.to_le_bytes()).unwrap();
+    bytes[first] ^= 2;
+    std::fs::write(&path, &bytes).unwrap();
+    let error = crate::error_text(read(&File::open(&path).unwrap()).unwrap_err());
+    assert!(error.contains("the checksum of a page differs"), "{error}");
+}

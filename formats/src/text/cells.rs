@@ -1,6 +1,7 @@
 //! Columns that are built from the texts of cells or from JSON values. A value that the type cannot hold as it is, is
 //! refused.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::*;
@@ -67,6 +68,17 @@ pub struct CastCells {
     pub inner: Box<dyn Cells>,
     /// Their type.
     pub to: DataType,
+}
+
+/// A dictionary whose values arrow's cast does not gather: each text is one value, however often it occurs.
+pub struct DictionaryCells {
+    values: Box<dyn Cells>,
+    key_type: DataType,
+    /// The type of the column.
+    to: DataType,
+    keys: Int64Builder,
+    /// The key of each text.
+    known: HashMap<String, i64>,
 }
 
 fn refused(text: &str, data_type: &DataType) -> String {
@@ -172,6 +184,60 @@ impl Cells for NullCells {
     }
 }
 
+impl DictionaryCells {
+    /// Starts a column with keys of a type. `values` builds its values, which have the type `value_type`.
+    pub fn new(key_type: &DataType, value_type: &DataType, values: Box<dyn Cells>) -> Self {
+        let to = DataType::Dictionary(Box::new(key_type.clone()), Box::new(value_type.clone()));
+        let (keys, known) = (Int64Builder::new(), HashMap::new());
+        DictionaryCells { values, key_type: key_type.clone(), to, keys, known }
+    }
+
+    /// Appends the key of a text. If it is new, `add` appends its value.
+    fn add_key<E>(&mut self, text: &str, add: impl FnOnce(&mut dyn Cells) -> Result<(), E>) -> Result<(), E> {
+        let key = match self.known.get(text).copied() {
+            Some(key) => key,
+            None => {
+                add(&mut *self.values)?;
+                let key = self.known.len() as i64;
+                self.known.insert(text.to_string(), key);
+                key
+            }
+        };
+        self.keys.append_value(key);
+        Ok(())
+    }
+}
+
+impl Cells for DictionaryCells {
+    fn add_null(&mut self) {
+        self.keys.append_null();
+    }
+
+    fn add_text(&mut self, text: &str) -> Result<(), String> {
+        self.add_key(text, |values| values.add_text(text))
+    }
+
+    fn add_json(&mut self, value: &str) -> Result<(), JsonFault> {
+        self.add_key(value, |values| values.add_json(value))
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        self.known.clear();
+        let values = self.values.finish()?;
+        let keys: ArrayRef = Arc::new(self.keys.finish());
+        let options = CastOptions { safe: false, ..CastOptions::default() };
+        let keys = cast_with_options(&keys, &self.key_type, &options).map_err(|_| too_many_values(&self.key_type))?;
+        let builder = keys.to_data().into_builder().data_type(self.to.clone());
+        builder.child_data(vec![values.to_data()]).build().map(make_array)
+    }
+}
+
+fn too_many_values(key_type: &DataType) -> ArrowError {
+    ArrowError::CastError(format!(
+        "more different values than keys of the type {key_type}: name the type of the values instead of a dictionary"
+    ))
+}
+
 impl Cells for CastCells {
     fn add_null(&mut self) {
         self.inner.add_null();
@@ -188,9 +254,7 @@ impl Cells for CastCells {
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
         let options = CastOptions { safe: false, ..CastOptions::default() };
         cast_with_options(&self.inner.finish()?, &self.to, &options).map_err(|e| match &self.to {
-            DataType::Dictionary(keys, _) => ArrowError::CastError(format!(
-                "more different values than keys of the type {keys}: name the type of the values instead of a dictionary"
-            )),
+            DataType::Dictionary(keys, _) => too_many_values(keys),
             _ => e,
         })
     }

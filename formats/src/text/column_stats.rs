@@ -72,6 +72,8 @@ impl ColumnStats {
         }
         match text.as_bytes().first() {
             Some(b'0'..=b'9' | b'-') => self.add_digits(text),
+            // The sign of a year beyond 9999; a number with it is text.
+            Some(b'+') => self.add_time(text),
             Some(b't' | b'T' | b'f' | b'F') if boolean(text).is_some() => self.booleans = true,
             Some(b'N' | b'i') if special(text).is_some() => self.numbers.specials = true,
             _ => self.text = true,
@@ -81,12 +83,19 @@ impl ColumnStats {
     fn add_digits(&mut self, text: &str) {
         if let Some(number) = NumberText::parse(text) {
             self.numbers.add(&number);
-        } else if let Some(days) = date(text.as_bytes()) {
+        } else if special(text).is_some() {
+            self.numbers.specials = true;
+        } else {
+            self.add_time(text);
+        }
+    }
+
+    /// Adds a date or a timestamp, or else a text.
+    fn add_time(&mut self, text: &str) {
+        if let Some(days) = date(text.as_bytes()) {
             self.times.add_date(days);
         } else if let Some(time) = TimestampText::parse(text) {
             self.times.add(&time);
-        } else if special(text).is_some() {
-            self.numbers.specials = true;
         } else {
             self.text = true;
         }

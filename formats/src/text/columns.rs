@@ -4,7 +4,7 @@ use arrow::array::{ArrayRef, PrimitiveBuilder};
 use arrow::datatypes::*;
 use arrow::error::ArrowError;
 
-use super::cells::{BooleanCells, CastCells, Cells, HexCells, NullCells, PrimitiveCells, TextCells};
+use super::cells::{BooleanCells, CastCells, Cells, DictionaryCells, HexCells, NullCells, PrimitiveCells, TextCells};
 use super::cut;
 use super::duration::{days_and_time, duration, months, months_days_and_time};
 use super::json_cells::{ListCells, MapCells, StructCells, finish_column};
@@ -151,6 +151,14 @@ pub fn struct_column(fields: &Fields) -> Result<StructCells, ArrowError> {
     Ok(StructCells::new(fields.clone(), columns))
 }
 
+/// Whether arrow's cast to a dictionary gathers equal values of the type. It makes a value of each row of structs, and no
+/// dictionary of other types.
+fn is_gathered_by_cast(value: &DataType) -> bool {
+    use DataType::*;
+    let is_time = matches!(value, Date32 | Date64 | Time32(_) | Time64(_) | Timestamp(_, _));
+    value.is_numeric() || value.is_string() || value.is_binary() || is_time
+}
+
 /// Starts a column of a type.
 ///
 /// # Errors
@@ -192,7 +200,8 @@ fn cells(to: &DataType) -> Result<Box<dyn Cells>, ArrowError> {
             let inner = Box::new(ListCells::new(item.clone(), column(item)?).with_size(*size));
             Box::new(CastCells { inner, to: to.clone() })
         }
-        Dictionary(_, value) => cast(value.as_ref().clone())?,
+        Dictionary(_, value) if is_gathered_by_cast(value) => cast(value.as_ref().clone())?,
+        Dictionary(key, value) => Box::new(DictionaryCells::new(key, value, cells(value)?)),
         RunEndEncoded(_, value) => cast(value.data_type().clone())?,
         other => {
             let text = format!("{other} has no text form: put it from Parquet or Arrow, or name another with --type");

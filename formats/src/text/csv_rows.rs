@@ -4,6 +4,7 @@ use std::io::{BufRead, Read};
 
 use arrow::error::ArrowError;
 
+use super::blocks::read_block;
 use super::{TextLimits, cut, not_utf8};
 use volley_common::counts::plural;
 
@@ -74,6 +75,35 @@ pub struct CsvRows<R> {
     is_broken: bool,
 }
 
+impl CsvDialect {
+    /// Whether a quoted cell goes on after a line; `in_quotes`: whether one went on before it.
+    fn ends_in_quotes(&self, line: &[u8], mut in_quotes: bool) -> bool {
+        let Some(quote) = self.quote.filter(|quote| line.contains(quote)) else { return in_quotes };
+        if !in_quotes && self.comment.is_some_and(|comment| line.first() == Some(&comment)) {
+            return false;
+        }
+        let mut rest = line;
+        loop {
+            if !in_quotes && rest.first() == Some(&quote) {
+                (in_quotes, rest) = (true, &rest[1..]);
+            }
+            let end = if in_quotes { quote } else { self.delimiter };
+            let Some(length) = rest.iter().position(|byte| *byte == end) else { return in_quotes };
+            rest = &rest[length + 1..];
+            if !in_quotes {
+                continue;
+            }
+            match rest.first() {
+                Some(byte) if *byte == quote => {}
+                Some(byte) if *byte == self.delimiter => in_quotes = false,
+                // The end of the record, or text after the quote: then the row is bad, and the next line begins another one.
+                _ => return false,
+            }
+            rest = &rest[1..];
+        }
+    }
+}
+
 fn error(line: u64, text: impl std::fmt::Display) -> ArrowError {
     ArrowError::CsvError(format!("line {line}: {text}"))
 }
@@ -131,6 +161,25 @@ impl<R: BufRead> CsvRows<R> {
         }
         self.has_row = true;
         Ok((0..self.cells.len()).map(|index| format!("c{index}")).collect())
+    }
+
+    /// The rows of a block that [`CsvRows::next_block`] read.
+    pub fn of_block<'a>(&self, block: &'a [u8]) -> CsvRows<&'a [u8]> {
+        let (dialect, header) = (self.dialect.clone(), self.header.clone());
+        let (bytes, record, cells) = Default::default();
+        // It does not begin with the first line, where a byte-order mark may be.
+        let (lines, has_row, has_gap, is_broken) = (1, false, false, false);
+        CsvRows { input: block, dialect, bytes, record, cells, lines, header, has_row, has_gap, is_broken }
+    }
+
+    /// Reads a block of rows, which begins after the first line of the text, without looking into them; `false` at the end.
+    /// Returns `None` as [`read_block`].
+    pub fn next_block(&mut self, bytes: usize, block: &mut Vec<u8>) -> Option<bool> {
+        let (dialect, mut in_quotes) = (&self.dialect, false);
+        read_block(&mut self.input, bytes, block, |line| {
+            in_quotes = dialect.ends_in_quotes(line, in_quotes);
+            !in_quotes
+        })
     }
 
     /// The names of the columns.

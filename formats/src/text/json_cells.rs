@@ -162,9 +162,11 @@ impl Cells for StructCells {
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        // Without fields nothing else says how many there are.
+        let length = self.validity.len();
         let validity = self.validity.finish();
         let columns = self.finish_columns()?;
-        Ok(Arc::new(StructArray::try_new(self.fields.clone(), columns, validity)?))
+        Ok(Arc::new(StructArray::try_new_with_length(self.fields.clone(), columns, validity, length)?))
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{BufRead, Read};
 use arrow::error::ArrowError;
 use serde_json::value::RawValue;
 
+use super::blocks::read_block;
 use super::json::JsonFault;
 use super::{MAX_ROW_BYTES, cut, not_utf8};
 
@@ -111,6 +112,24 @@ impl<R: BufRead> JsonRows<R> {
         match self.layout {
             RowLayout::Array => Err(error(self.at, "--on-bad-row skip is for one object a line, and this is an array")),
             RowLayout::Lines | RowLayout::SingleLines => Ok(JsonRows { layout: RowLayout::SingleLines, ..self }),
+        }
+    }
+
+    /// The rows of a block that [`JsonRows::next_block`] read.
+    pub fn of_block<'a>(&self, block: &'a [u8]) -> JsonRows<&'a [u8]> {
+        let place = Place { line: 1, byte: 1 };
+        let (layout, max_bytes, is_broken) = (self.layout, self.max_bytes, false);
+        JsonRows { input: block, layout, rows: 0, text: String::new(), start: place, at: place, is_broken, max_bytes }
+    }
+
+    /// Reads the lines of a block, in place of rows; `false` at the end. It may end within an object of several lines, which
+    /// is an error of the block's last row.
+    ///
+    /// Returns `None` as [`read_block`], or if the rows are elements of an array.
+    pub fn next_block(&mut self, bytes: usize, block: &mut Vec<u8>) -> Option<bool> {
+        match self.layout {
+            RowLayout::Array => None,
+            RowLayout::Lines | RowLayout::SingleLines => read_block(&mut self.input, bytes, block, |_| true),
         }
     }
 
@@ -317,75 +336,4 @@ fn advance(place: Place, bytes: &[u8]) -> Place {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rows(text: &str) -> Result<Vec<String>, String> {
-        // A buffer of three bytes: every state is met at the end of one.
-        let input = std::io::BufReader::with_capacity(3, text.as_bytes());
-        let mut rows = JsonRows::new(input).map_err(|e| e.to_string())?;
-        let mut all = Vec::new();
-        while let Some(text) = rows.next_row().map_err(|e| e.to_string())? {
-            all.push(text.to_string());
-        }
-        Ok(all)
-    }
-
-    #[test]
-    fn lines_arrays_and_printed_objects_are_rows() {
-        assert_eq!(rows("\u{feff}{\"a\":1}\n\n{\"a\":\"}\\\"{\"}\n").unwrap(), ["{\"a\":1}", "{\"a\":\"}\\\"{\"}"]);
-        assert_eq!(rows(" [ {\"a\":[1]} ,\n{} ] \n").unwrap(), ["{\"a\":[1]}", "{}"]);
-        assert_eq!(rows("{\n \"a\": 1\n}\n{\"a\":2}").unwrap(), ["{\n \"a\": 1\n}", "{\"a\":2}"]);
-        assert_eq!(rows("[]").unwrap().len() + rows(" \n").unwrap().len(), 0);
-    }
-
-    #[test]
-    fn lines_after_a_bad_one_can_be_read() {
-        let text = b"{\"a\":1}\n\n {\"a\":\n\xff\n7\n{\"a\":1}{}\n \t{\"a\":\"}\"} \r\n{\"a\":2";
-        let input = std::io::BufReader::with_capacity(3, &text[..]);
-        let mut rows = JsonRows::new(input).unwrap().one_a_line().unwrap();
-        let mut all = Vec::new();
-        loop {
-            match rows.next_row().map(|row| row.map(str::to_string)) {
-                Ok(Some(row)) => all.push(row),
-                Ok(None) => break,
-                Err(e) => {
-                    assert!(rows.can_continue());
-                    all.push(e.to_string().split(": ").nth(1).unwrap().to_string());
-                }
-            }
-        }
-        let expected = [
-            "{\"a\":1}",
-            "line 3, byte 6",
-            "line 4, byte 1",
-            "line 5, byte 1",
-            "line 6, byte 8",
-            "{\"a\":\"}\"}",
-            "line 8, byte 6",
-        ];
-        assert_eq!(all, expected);
-        let array = JsonRows::new(&b"[{}]"[..]).unwrap().one_a_line();
-        assert!(array.is_err_and(|e| e.to_string().contains("this is an array")));
-    }
-
-    #[test]
-    fn invalid_rows_are_named_by_line_and_byte() {
-        for (text, expected) in [
-            ("{\"a\":1}\n{\"a\": \n{\"a\":2}\n", "line 2, byte 6: EOF while parsing a value: \"{\\\"a\\\": \""),
-            ("{\"a\":1}\n{\"a\":x}\n", "line 2, byte 6: expected value"),
-            ("{\"a\":1}\n{\"a\":\"x}\n{\"a\":\"y\"}\n", "line 2, byte"),
-            ("{\"a\":1}\n 7\n", "line 2, byte 2: each row must be a JSON object, not \"7"),
-            ("{\"a\":1},\n{\"a\":2}", "line 1, byte 8: each row must be a JSON object, not \",\""),
-            ("[{\"a\":1}\n{\"a\":2}]", "line 2, byte 1: a comma"),
-            ("[{\"a\":1},]", "line 1, byte 10: each row"),
-            ("[{\"a\":1}", "line 1, byte 9: a comma or the end"),
-            ("[{\"a\":1}] x", "line 1, byte 11: text after"),
-            ("{\"a\":[1}}", "line 1, byte 8"),
-            ("{\"a\":01}", "line 1, byte 7: invalid number"),
-        ] {
-            let error = rows(text).unwrap_err();
-            assert!(error.contains(expected), "{text:?}: {error}");
-        }
-    }
-}
+mod tests;

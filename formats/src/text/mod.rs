@@ -7,7 +7,9 @@
 //! | `number`, `time` | what counts as a number, a date, a time, and which type holds it |
 //! | `duration` | durations and intervals, which inference takes for text |
 //! | `object_fields` | the fields of JSON objects by name |
-//! | `column_stats` | inference |
+//! | `inference` | types from rows, by one thread or several |
+//! | `blocks` | blocks of a large text for several threads |
+//! | `column_stats` | what inference knows of a column |
 //! | `columns`, `cells`, `json_cells` | cells and values to arrays of a given type |
 //! | `batches` | rows to record batches |
 //! | `bad_rows` | rows that are skipped |
@@ -29,11 +31,13 @@ use json_rows::JsonRows;
 
 mod bad_rows;
 mod batches;
+mod blocks;
 mod cells;
 mod column_stats;
 mod columns;
 mod csv_rows;
 mod duration;
+mod inference;
 mod json;
 mod json_cells;
 mod json_rows;
@@ -46,6 +50,7 @@ pub use bad_rows::{BadRowReport, BadRows, OnBadRow};
 pub use batches::open;
 pub use column_stats::FieldStats;
 pub use columns::one_value;
+pub use inference::{infer, infer_parallel, is_large};
 pub use types::{ColumnType, schema_file};
 
 /// The longest row, unless less is permitted.
@@ -177,80 +182,6 @@ impl TextRows {
         }
         .map_err(|e| file_error(&input.path, e))
     }
-}
-
-/// Infers from a file's rows.
-///
-/// # Errors
-/// INVALID_ARGUMENT: not text of the format, or no row that names a column; names file and line.
-pub fn infer(input: &InputFile, options: &TextOptions) -> Result<FieldStats> {
-    let stats = FieldStats::without(options.typed.iter().cloned().collect(), options.all_text);
-    let mut stats = stats.limited(options.limits.columns);
-    let most = options.infer_rows.unwrap_or(u64::MAX);
-    match TextRows::open(input, options, ReadProgress::default())? {
-        TextRows::Csv(rows) => infer_csv(rows, options, most, &mut stats),
-        TextRows::Json(rows) => infer_json(rows, options, most, &mut stats),
-    }
-    .map_err(|e| file_error(&input.path, e))?;
-    Ok(stats)
-}
-
-fn infer_csv(
-    mut rows: CsvRows<Input>,
-    options: &TextOptions,
-    most: u64,
-    stats: &mut FieldStats,
-) -> Result<(), ArrowError> {
-    let header = rows.header().to_vec();
-    let mut columns: Vec<_> = header.iter().map(|name| stats.column(name).clone()).collect();
-    for _ in 0..most {
-        match rows.next_row() {
-            Ok(true) => {}
-            Ok(false) => break,
-            // It is reported when the rows are read.
-            Err(_) if options.bad_rows.is_some() && rows.can_continue() => continue,
-            Err(e) => return Err(e),
-        }
-        for (index, column) in columns.iter_mut().enumerate() {
-            let cell = rows.cell(index);
-            if !options.is_null(cell) {
-                column.add_cell(cell.text);
-            }
-        }
-    }
-    for (name, column) in header.iter().zip(&columns) {
-        stats.column(name).merge(column);
-    }
-    Ok(())
-}
-
-fn infer_json(
-    mut rows: JsonRows<Input>,
-    options: &TextOptions,
-    most: u64,
-    stats: &mut FieldStats,
-) -> Result<(), ArrowError> {
-    // Meets the faults of a row before it leaves a trace in the types.
-    let mut probe = options.bad_rows.as_ref().map(|_| stats.clone());
-    let mut first_bad = None;
-    for _ in 0..most {
-        let next = rows.next_row().map(|row| row.is_some());
-        let added = match (next, &mut probe) {
-            (Ok(false), _) => break,
-            (Ok(true), Some(probe)) => probe.add_object(rows.text(), 1).map_err(|fault| rows.fault(&fault)),
-            (Ok(true), None) => Ok(()),
-            (Err(e), Some(_)) if rows.can_continue() => Err(e),
-            (Err(e), _) => return Err(e),
-        };
-        match added {
-            Ok(()) => stats.add_object(rows.text(), 1).map_err(|fault| rows.fault(&fault))?,
-            Err(e) => first_bad = first_bad.or(Some(e)),
-        }
-    }
-    if stats.columns().next().is_none() {
-        return Err(first_bad.unwrap_or_else(no_objects));
-    }
-    Ok(())
 }
 
 fn no_objects() -> ArrowError {

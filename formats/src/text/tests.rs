@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::*;
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Int8Type, Int64Type, Schema, SchemaRef, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tempfile::TempDir;
 
@@ -57,6 +57,19 @@ fn error_as(name: &str, text: &str, fields: Vec<Field>) -> String {
     let folder = TempDir::new().unwrap();
     let schema = Arc::new(Schema::new(fields));
     read_as(&file(&folder, name, text), &schema, &TextOptions::default()).unwrap_err().message
+}
+
+/// Writes a column as `volley get` does, with one beside it so that a null is no empty line, and reads it as `volley put` does.
+fn assert_read_back(name: &str, values: ArrayRef) {
+    let rows: ArrayRef = Arc::new(Int64Array::from_iter_values(0..values.len() as i64));
+    let batch = RecordBatch::try_from_iter_with_nullable([("a", values, true), ("row", rows, true)]).unwrap();
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join(name);
+    let mut writer = crate::testing::create(&path, Format::of(&path).unwrap(), &batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    let input = InputFile::new(&path, None).unwrap();
+    assert_eq!(read_as(&input, &batch.schema(), &TextOptions::default()).unwrap(), batch, "{name}");
 }
 
 #[test]
@@ -181,6 +194,58 @@ fn too_many_values_for_a_dictionary_name_lines_and_column() {
         let error = error_as(name, &text, vec![Field::new("a", data_type.clone(), true)]);
         assert!(error.contains(&format!("{lines}: column \"a\": more different values")), "{error}");
     }
+}
+
+#[test]
+fn dictionary_of_any_values_is_read_back() {
+    let lists = ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![Some(1), None]), Some(vec![])]);
+    let field = Arc::new(Field::new("x", DataType::Int64, true));
+    let structs = StructArray::from(vec![(field, Arc::new(Int64Array::from(vec![Some(1), None])) as ArrayRef)]);
+    let (durations, booleans) = (DurationSecondArray::from(vec![1, 90]), BooleanArray::from(vec![true, false]));
+    for (values, names) in [
+        (Arc::new(lists) as ArrayRef, &["t.jsonl"][..]),
+        (Arc::new(structs), &["t.jsonl"]),
+        (Arc::new(durations), &["t.jsonl", "t.csv"]),
+        (Arc::new(booleans), &["t.jsonl", "t.csv"]),
+    ] {
+        // More rows than keys.
+        let keys = Int8Array::from_iter((0..200).map(|row| Some((row % 3) as i8).filter(|key| *key < 2)));
+        let words: ArrayRef = Arc::new(DictionaryArray::<Int8Type>::new(keys, values));
+        names.iter().for_each(|name| assert_read_back(name, words.clone()));
+    }
+    let item = Arc::new(Field::new_list_field(DataType::Int64, true));
+    let lists = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::List(item)));
+    let text: String = (0..200).map(|at| format!("{{\"a\":[{at}]}}\n")).collect();
+    let error = error_as("t.jsonl", &text, vec![Field::new("a", lists, true)]);
+    assert!(error.contains("lines 1 to 200: column \"a\": more different values"), "{error}");
+}
+
+#[test]
+fn struct_without_fields_is_read_back() {
+    let nulls = arrow::buffer::NullBuffer::from(vec![true, false, true]);
+    for nulls in [None, Some(nulls)] {
+        assert_read_back("t.jsonl", Arc::new(StructArray::new_empty_fields(3, nulls)));
+    }
+}
+
+#[test]
+fn first_and_last_times_are_read_back() {
+    let (first, last) = (-8_334_601_228_800, 8_210_266_876_799);
+    let days = Date32Array::from(vec![Some(-96_465_292), Some(-719_529), Some(2_932_897), Some(95_026_236), None]);
+    let millis = Date64Array::from(vec![Some(first * 1_000), Some(last * 1_000), None]);
+    let seconds =
+        TimestampSecondArray::from(vec![Some(first), Some(-62_167_219_201), Some(253_402_300_800), Some(last)]);
+    let nanos = TimestampNanosecondArray::from(vec![Some(i64::MIN), Some(i64::MAX), None]);
+    for name in ["t.csv", "t.jsonl"] {
+        assert_read_back(name, Arc::new(days.clone()));
+        assert_read_back(name, Arc::new(millis.clone()));
+        for zone in [None, Some("UTC")] {
+            assert_read_back(name, Arc::new(seconds.clone().with_timezone_opt(zone)));
+            assert_read_back(name, Arc::new(nanos.clone().with_timezone_opt(zone)));
+        }
+    }
+    let batch = read_text("t.csv", "day,number\n+10000-01-01,+1\n-0044-03-15,+2\n");
+    assert_eq!((column(&batch, "day").0, column(&batch, "number").0), (DataType::Date32, DataType::Utf8));
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! Dates and times of ISO 8601, and whether a type holds them without changing them.
 
+use std::ops::RangeInclusive;
+
 use arrow::datatypes::{DataType, TimeUnit};
 
 const DAY_SECONDS: i64 = 86_400;
+/// The days since 1970 of the calendar by which times are written: the years -262143 to 262142.
+const CALENDAR_DAYS: RangeInclusive<i64> = -96_465_292..=95_026_236;
 /// The seconds around 1970 that nanoseconds of 64 bit reach.
 const NANOSECOND_RANGE: std::ops::Range<i64> = -9_223_372_036..9_223_372_036;
 
@@ -43,15 +47,30 @@ fn days_of_month(year: i64, month: i64) -> i64 {
     }
 }
 
+/// `YYYY`. A year of more digits has a sign and no zero at its start, one before the year 0 a minus and at least four digits.
+fn year(text: &[u8]) -> Option<i64> {
+    let [sign @ (b'+' | b'-'), digits @ ..] = text else {
+        return if text.len() == 4 { number(text).map(i64::from) } else { None };
+    };
+    let is_canonical = match digits.len() {
+        4 => *sign == b'-' && digits != b"0000",
+        5 | 6 => digits[0] != b'0',
+        _ => false,
+    };
+    let year = number(digits.get(..6).unwrap_or(digits)).map(i64::from).filter(|_| is_canonical)?;
+    Some(if *sign == b'-' { -year } else { year })
+}
+
 /// `YYYY-MM-DD` as days since 1970.
 pub fn date(text: &[u8]) -> Option<i32> {
-    let [y @ .., _, _, b'-', _, _] = text else { return None };
-    let [y @ .., b'-'] = y else { return None };
-    if y.len() != 4 {
-        return None;
-    }
-    let part = |range: std::ops::Range<usize>| number(&text[range]).map(i64::from);
-    let (year, month, day) = (part(0..4)?, part(5..7)?, part(8..10)?);
+    let days = calendar_day(text).filter(|days| CALENDAR_DAYS.contains(days))?;
+    i32::try_from(days).ok()
+}
+
+/// As [`date`], of years of up to six digits.
+fn calendar_day(text: &[u8]) -> Option<i64> {
+    let [y @ .., b'-', m, n, b'-', d, e] = text else { return None };
+    let (year, month, day) = (year(y)?, i64::from(number(&[*m, *n])?), i64::from(number(&[*d, *e])?));
     if !(1..=12).contains(&month) || !(1..=days_of_month(year, month)).contains(&day) {
         return None;
     }
@@ -61,7 +80,7 @@ pub fn date(text: &[u8]) -> Option<i32> {
     let year_of_era = shifted.rem_euclid(400);
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    i32::try_from(era * 146_097 + day_of_era - 719_468).ok()
+    Some(era * 146_097 + day_of_era - 719_468)
 }
 
 /// The time of day at the start of the text: seconds, nanoseconds, digits of the fraction, and the rest.
@@ -114,7 +133,9 @@ fn in_unit(seconds: i64, nanoseconds: u32, unit: TimeUnit) -> Option<i64> {
     let (factor, nanoseconds) = (per_second(unit), i64::from(nanoseconds));
     let divisor = 1_000_000_000 / factor;
     (nanoseconds % divisor == 0).then_some(())?;
-    seconds.checked_mul(factor)?.checked_add(nanoseconds / divisor)
+    // The whole second before the least value in nanoseconds is beyond 64 bit.
+    let value = i128::from(seconds) * i128::from(factor) + i128::from(nanoseconds / divisor);
+    i64::try_from(value).ok()
 }
 
 /// `HH:MM[:SS[.F]]` in the unit, if it holds the time.
@@ -124,17 +145,21 @@ pub fn time(text: &str, unit: TimeUnit) -> Option<i64> {
 }
 
 impl TimestampText {
-    /// `YYYY-MM-DD`, `T` or a space, `HH:MM[:SS[.F]]` with at most nine digits, and `Z`, `+HH:MM` or nothing.
+    /// A date, `T` or a space, `HH:MM[:SS[.F]]` with at most nine digits, and `Z`, `+HH:MM` or nothing.
     pub fn parse(text: &str) -> Option<TimestampText> {
         let bytes = text.as_bytes();
-        if bytes.len() < 16 || !matches!(bytes[10], b'T' | b' ') {
-            return None;
-        }
-        let days = i64::from(date(&bytes[..10])?);
-        let (seconds, nanoseconds, digits, rest) = time_of_day(&bytes[11..])?;
+        let date_length = match bytes.first()? {
+            b'+' | b'-' => bytes.iter().position(|byte| matches!(byte, b'T' | b' '))?,
+            _ => "YYYY-MM-DD".len(),
+        };
+        let (day, [b'T' | b' ', time @ ..]) = bytes.split_at_checked(date_length)? else { return None };
+        let days = calendar_day(day)?;
+        let (seconds, nanoseconds, digits, rest) = time_of_day(time)?;
         let zone = zone(rest)?;
         let offset = if let ZoneText::Offset(minutes) = zone { i64::from(minutes) * 60 } else { 0 };
-        Some(TimestampText { seconds: days * DAY_SECONDS + seconds - offset, nanoseconds, digits, zone })
+        let seconds = days * DAY_SECONDS + seconds - offset;
+        let is_in_calendar = CALENDAR_DAYS.contains(&seconds.div_euclid(DAY_SECONDS));
+        is_in_calendar.then_some(TimestampText { seconds, nanoseconds, digits, zone })
     }
 
     /// The value of a timestamp type, if it holds this one. A date is midnight, where there is no zone.
@@ -220,8 +245,32 @@ mod tests {
     fn dates_are_those_of_the_calendar() {
         assert_eq!((date(b"1970-01-01"), date(b"2024-02-29"), date(b"1969-12-31")), (Some(0), Some(19_782), Some(-1)));
         assert_eq!((date(b"9999-12-31"), date(b"0001-01-01")), (Some(2_932_896), Some(-719_162)));
-        for text in ["0000-00-00", "2023-02-29", "2024-13-01", "2024-1-01", "24-01-01", "2024-01-01 ", "2024/01/01", ""]
-        {
+        for (text, days) in [
+            ("+10000-01-01", 2_932_897),
+            ("0000-01-01", -719_528),
+            ("-0001-12-31", -719_529),
+            ("-262143-01-01", -96_465_292),
+            ("+262142-12-31", 95_026_236),
+        ] {
+            assert_eq!(date(text.as_bytes()), Some(days), "{text}");
+        }
+        for text in ["-262144-12-31", "+262143-01-01", "+9999-01-01", "+010000-01-01", "-0000-01-01", "-001-01-01"] {
+            assert_eq!(date(text.as_bytes()), None, "{text}");
+        }
+        for text in [
+            "10000-01-01",
+            "+1000000-01-01",
+            "+-1000-01-01",
+            "-99999999999-01-01",
+            "0000-00-00",
+            "2023-02-29",
+            "2024-13-01",
+            "2024-1-01",
+            "24-01-01",
+            "2024-01-01 ",
+            "2024/01/01",
+            "",
+        ] {
             assert_eq!(date(text.as_bytes()), None, "{text}");
         }
     }
@@ -236,6 +285,19 @@ mod tests {
         assert_eq!(value("2024-05-01T12:00:00", TimeUnit::Second, true), None);
         assert_eq!(value("2024-05-01T12:00:00Z", TimeUnit::Second, false), None);
         assert_eq!(value("9999-12-31T00:00:00Z", TimeUnit::Nanosecond, true), None);
+        for (text, expected) in [
+            ("1677-09-21T00:12:43.145224192Z", Some(i64::MIN)),
+            ("1677-09-21T00:12:43.145224191Z", None),
+            ("2262-04-11T23:47:16.854775807Z", Some(i64::MAX)),
+            ("2262-04-11T23:47:16.854775808Z", None),
+        ] {
+            assert_eq!(value(text, TimeUnit::Nanosecond, true), expected, "{text}");
+        }
+        assert_eq!(value("-0001-12-31T23:59:59Z", TimeUnit::Second, true), Some(-62_167_219_201));
+        assert_eq!(value("+10000-01-01 00:00", TimeUnit::Second, false), Some(253_402_300_800));
+        // The day after the last one, in a zone that is ahead.
+        assert_eq!(value("+262143-01-01T01:59:59+02:00", TimeUnit::Second, true), Some(8_210_266_876_799));
+        assert_eq!(value("+262143-01-01T00:00:00Z", TimeUnit::Second, true), None);
         let invalid = ["2024-05-01T24:00:00", "2024-05-01T12:00:60", "2024-05-01T12:00:00.1234567890"];
         for text in invalid.iter().chain(&["2024-05-01T12:00:00-00:00", "2024-05-01T12:00.5", "2024-05-01T12"]) {
             assert_eq!(TimestampText::parse(text), None, "{text}");
@@ -259,7 +321,7 @@ mod tests {
             stats.data_type()
         };
         let timestamp = |unit, zone: Option<&str>| DataType::Timestamp(unit, zone.map(Into::into));
-        assert_eq!(types(&["2024-05-01"]), DataType::Date32);
+        assert_eq!(types(&["2024-05-01", "+10000-01-01", "-0001-12-31"]), DataType::Date32);
         assert_eq!(types(&["2024-05-01", "2024-05-01 10:00"]), timestamp(TimeUnit::Second, None));
         assert_eq!(types(&["2024-05-01T10:00:00.1234+02:00"]), timestamp(TimeUnit::Microsecond, Some("+02:00")));
         assert_eq!(types(&["2024-05-01T10:00:00Z"]), timestamp(TimeUnit::Second, Some("UTC")));

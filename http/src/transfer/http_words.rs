@@ -12,10 +12,7 @@ const WORDS: [(&str, &str); 12] = [
     ("; --encoding names another encoding", "; send it as UTF-8"),
     (", or name another with --type", ""),
     ("--type COLUMN=utf8 keeps it as text", "send it as an Arrow stream or Parquet"),
-    (
-        "give a text for it with --null, or use .parquet or .jsonl",
-        "give a text for it by the parameter null, or request parquet or ndjson",
-    ),
+    ("give a text for it with --null, or use .arrow", "give a text for it by the parameter null, or request arrow"),
     ("use .arrow, or .parquet if it has no union", "request arrow, or parquet if it has no union"),
     ("use .parquet or .arrow", "request parquet or arrow"),
     ("use .arrow", "request arrow"),

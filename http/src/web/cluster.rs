@@ -11,7 +11,7 @@ use volley_common::{Code, TableName};
 
 use super::error_pages::MessagePage;
 use super::figures::{FigureTile, UNKNOWN, count_of, items, number, plural, size, size_of, text};
-use super::health_reasons::{HealthReason, reasons, sentence};
+use super::health_reasons::{HealthReason, insecure, reasons, sentence};
 use super::page_error::PageError;
 use super::shard_map::{ShardCell, strip};
 use super::shell::PageShell;
@@ -45,6 +45,8 @@ struct ClusterPicture {
     health: String,
     sentence: &'static str,
     reasons: Vec<HealthReason>,
+    /// What the cluster leaves open by its settings.
+    exposures: Vec<HealthReason>,
     tiles: Vec<FigureTile>,
     repair: String,
     zones: Vec<ZoneBox>,
@@ -158,6 +160,7 @@ fn view(status: &Value, visitor: &PageVisitor) -> ClusterPicture {
         mark,
         sentence: sentence(status),
         reasons: reasons(status),
+        exposures: insecure(status).into_iter().collect(),
         tiles: tiles(status),
         repair: repair(status, visitor),
         zones: zones(status),

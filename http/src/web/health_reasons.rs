@@ -1,8 +1,12 @@
 //! Why a cluster is not green, and what to do: what `volley doctor` says of its members, in words for a page.
 
 use serde_json::Value;
+use volley_common::server::ExposureKind;
 
 use super::figures::{count, items, number, plural, size_of, text};
+
+/// What to do about a member that is unreachable: nothing tells whether its process ended or hangs.
+const START_REMEDY: &str = "start it, or restart it if it runs and hangs";
 
 /// A reason.
 #[derive(Debug, PartialEq)]
@@ -75,6 +79,25 @@ pub(crate) fn reasons(status: &Value) -> Vec<HealthReason> {
     reasons
 }
 
+/// What `--insecure` leaves open, if a member has it. It is no reason for the cluster's health, because it is as configured.
+pub(crate) fn insecure(status: &Value) -> Option<HealthReason> {
+    let is_insecure = |one: &&Value| one["kind"].as_str().and_then(ExposureKind::named) == Some(ExposureKind::Insecure);
+    let exposure = items(&status["exposures"]).find(is_insecure)?;
+    let members = items(&exposure["members"]).map(text).collect::<Vec<_>>().join(", ");
+    let (open, remedy) = match status["open"] == true {
+        true => (
+            "; the cluster has no users, so everybody who reaches a port may do everything",
+            "give the ports TLS, create an administrator with --bootstrap-admin-file at a coordinator, and remove --insecure",
+        ),
+        false => ("", "give the ports TLS, and remove --insecure"),
+    };
+    let said = format!(
+        "is set at {members}: ports without TLS may serve other machines, and what passes can be read on the way{open}"
+    );
+    let remedy = format!("{remedy}; `volley doctor` names the ports that need it");
+    Some(HealthReason::warn("--insecure", said, remedy))
+}
+
 fn unreadable(part: &Value) -> HealthReason {
     let holders = items(&part["holders"]).map(text).collect::<Vec<_>>().join(", ");
     let (said, remedy) = match holders.is_empty() {
@@ -97,8 +120,12 @@ fn coordinator(one: &Value, has_majority: bool) -> Option<HealthReason> {
     match one["state"].as_str() {
         Some("unreachable") => {
             let remedy = match has_majority {
-                true => format!("start it; if its machine is lost for good, `volley coordinators remove {id}`"),
-                false => "start it; if a majority is lost for good, follow \"Permanent loss of a majority\" in docs/operations.md".into(),
+                true => format!(
+                    "{START_REMEDY}; if its machine is lost for good, add another coordinator first, then `volley coordinators remove {id}`: see docs/how-to/lost-members.md"
+                ),
+                false => format!(
+                    "{START_REMEDY}; if a majority is lost for good, follow \"Permanent loss of a majority\" in docs/operations.md"
+                ),
             };
             Some(HealthReason::warn(subject, said, remedy))
         }
@@ -114,11 +141,14 @@ fn node(one: &Value, has_majority: bool) -> Option<HealthReason> {
     match one["condition"].as_str() {
         Some("silent") => {
             let remedy = match has_majority {
-                _ if is_alive => "its process or its machine hangs, or the network between is broken: restart it",
-                true => {
-                    "start it; if its machine is lost for good, `volley remove` removes it, unless data would be lost"
+                _ if is_alive => {
+                    "its process or its machine hangs, or the network between is broken: restart it".to_string()
                 }
-                false => "start it",
+                true => format!(
+                    "{START_REMEDY}; if its machine is lost for good, `volley remove {}` removes it, unless data would be lost",
+                    text(&one["id"])
+                ),
+                false => START_REMEDY.to_string(),
             };
             Some(HealthReason::warn(subject, said, remedy))
         }
@@ -186,13 +216,29 @@ mod tests {
         assert_eq!((found[0].tone, found[0].subject.as_str()), ("bad", "Table sales/a, shard 3"));
         assert_eq!(found.len(), 4);
         assert!(found[1].remedy.contains("coordinators remove 2"), "{found:?}");
-        assert!(found[2].text.contains("5 min") && found[2].remedy.contains("`volley remove`"), "{found:?}");
+        assert!(found[2].text.contains("5 min") && found[2].remedy.contains("`volley remove n1`"), "{found:?}");
         assert_eq!(found[3].text, "1 part with fewer copies than the table's replicas");
         // Without a majority nothing is removed.
         status["stale"] = "no leader".into();
         let found = reasons(&status);
         assert!(found.iter().all(|reason| !reason.remedy.contains("remove ")), "{found:?}");
         assert!(sentence(&status).contains("No majority"));
+    }
+
+    #[test]
+    fn insecure_members_are_named_with_a_remedy() {
+        let mut status = json!({ "health": "green", "open": true, "exposures": [
+            { "kind": "public_metrics", "members": ["node n2"] },
+            { "kind": "insecure", "members": ["coordinator 1", "node n1"] } ] });
+        let found = insecure(&status).unwrap();
+        assert_eq!((found.tone, found.subject.as_str()), ("warn", "--insecure"));
+        assert!(found.text.contains("at coordinator 1, node n1: ") && found.text.contains("no users"), "{found:?}");
+        assert!(found.remedy.contains("--bootstrap-admin-file"), "{found:?}");
+        assert!(reasons(&status).is_empty(), "the cluster is as configured");
+        status["open"] = false.into();
+        assert!(!insecure(&status).unwrap().text.contains("no users"));
+        status["exposures"] = json!([{ "kind": "of a newer version", "members": ["node n1"] }]);
+        assert_eq!(insecure(&status), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use volley_common::server::config::load_from;
+use volley_common::server::process::command_line;
 
 use super::*;
 
@@ -101,4 +102,17 @@ fn example_file_is_valid() {
     let config: NodeConfig = load_from(Some(file.as_ref()), [], &NodeArgs::default()).unwrap();
     config.check().unwrap();
     assert_eq!(config.coordinators.len(), 3);
+}
+
+#[test]
+fn flag_with_no_whole_number_says_what_one_is() {
+    let command = command_line::<NodeArgs, NodeConfig>();
+    let parsed = |flag: &str, value: &str| command.clone().try_get_matches_from(["volley-node", flag, value]);
+    for flag in ["--capacity", "--max-message", "--max-header-bytes"] {
+        for value in ["10GB", "x", "1.5", "99999999999999999999"] {
+            let error = parsed(flag, value).unwrap_err().to_string();
+            assert!(error.contains(flag) && error.contains(value) && error.contains("whole number"), "{error}");
+        }
+    }
+    assert_eq!(parsed("--capacity", "17").unwrap().get_one::<u64>("capacity"), Some(&17));
 }

@@ -1,6 +1,10 @@
 //! Which calls go to another coordinator, and in which order coordinators are called.
 #![allow(clippy::unwrap_used)]
 
+use std::convert::Infallible;
+
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use volley_common::ticket::TicketKey;
@@ -40,6 +44,61 @@ async fn ended_by_each_call(calls: Arc<AtomicUsize>) -> String {
         }
     });
     addr
+}
+
+/// A coordinator that refuses the n-th call after `delay(n)`; none: it never answers.
+async fn refusing_after(delay: fn(usize) -> Option<Duration>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let calls = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            let calls = calls.clone();
+            let service = hyper::service::service_fn(move |_: http::Request<Incoming>| {
+                let wait = delay(calls.fetch_add(1, Ordering::Relaxed));
+                async move {
+                    match wait {
+                        Some(wait) => tokio::time::sleep(wait).await,
+                        None => std::future::pending().await,
+                    }
+                    Ok::<_, Infallible>(Status::unavailable("too few nodes").into_http::<tonic::body::Body>())
+                }
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(connection), service));
+        }
+    });
+    addr
+}
+
+/// The error of a call to this coordinator, which fails after `deadline`.
+async fn error_within(deadline: Duration, addr: &str) -> String {
+    let client = CoordinatorClient::new(ConnectionPool::new(), vec![addr.to_string()], deadline);
+    let error = client.renew("w").await.unwrap_err();
+    assert_eq!(error.code, Code::Unavailable, "{error}");
+    error.message
+}
+
+#[tokio::test]
+async fn reason_of_a_coordinator_outlives_the_deadline() {
+    let addr = refusing_after(|call| (call == 0).then_some(Duration::ZERO)).await;
+    let error = error_within(Duration::from_secs(2), &addr).await;
+    assert_eq!(error, format!("coordinator {addr}: too few nodes"));
+}
+
+/// As a coordinator does that waits for a leader.
+#[tokio::test]
+async fn coordinator_that_waits_as_long_as_its_caller_is_heard() {
+    let addr = refusing_after(|_| Some(Duration::from_secs(2))).await;
+    let error = error_within(Duration::from_secs(2), &addr).await;
+    assert_eq!(error, format!("coordinator {addr}: too few nodes"));
+}
+
+#[tokio::test]
+async fn coordinator_that_never_answers_is_named() {
+    let addr = refusing_after(|_| None).await;
+    let error = error_within(Duration::from_millis(200), &addr).await;
+    assert_eq!(error, format!("no coordinator answered within 200ms: coordinator {addr}: no answer in time"));
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Copies on nodes that run in this process.
 
+use std::time::Duration;
+
 use futures::stream;
 use volley_common::wire::catalog;
 
@@ -30,6 +32,20 @@ async fn part_whose_copy_panicked_is_copied_by_the_next_order() {
     let sources = vec![cluster.nodes[0].context.addresses.peer_addr.clone()];
     let order = CopyPart { part: Some(part), table: vec!["t".into()], sources, background: false };
     copier.copy(order).await.unwrap();
+    assert_eq!(cluster.held(1), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_for_puts_are_not_throttled() {
+    let cluster = InProcessCluster::start(2, &[&[0]], 1).await;
+    cluster.put(stream::iter(messages("t", megabytes(1)).await)).await.unwrap();
+    let part = cluster.write().parts.into_iter().next();
+    let copier = &cluster.nodes[1].context.copier;
+    // From now on copies in the background wait for days.
+    assert!(copier.0.background_rate.take(1 << 40) > Duration::from_secs(86_400));
+    let sources = vec![cluster.nodes[0].context.addresses.peer_addr.clone()];
+    let order = CopyPart { part, table: vec!["t".into()], sources, background: false };
+    tokio::time::timeout(Duration::from_secs(20), copier.copy(order)).await.unwrap().unwrap();
     assert_eq!(cluster.held(1), 1);
 }
 

@@ -27,12 +27,14 @@ pub struct ReportSender {
     /// What the settings of this node leave open.
     exposures: Vec<String>,
     reports: mpsc::Sender<NodeReport>,
+    /// [`REPORT_TIMEOUT`], unless a test does not wait for so long.
+    timeout: Duration,
 }
 
 impl ReportSender {
     /// Reports on this store, and on files of TLS.
     pub fn new(store: PartStore, tls: Option<Arc<ServerTls>>, reports: mpsc::Sender<NodeReport>) -> Self {
-        ReportSender { store, tls, exposures: Vec::new(), reports }
+        ReportSender { store, tls, exposures: Vec::new(), reports, timeout: REPORT_TIMEOUT }
     }
 
     /// Reports what the settings of this node leave open, too.
@@ -41,11 +43,11 @@ impl ReportSender {
     }
 
     async fn send(&self, report: Report) -> Result<()> {
-        let sent = self.reports.send_timeout(NodeReport { report: Some(report) }, REPORT_TIMEOUT).await;
+        let sent = self.reports.send_timeout(NodeReport { report: Some(report) }, self.timeout).await;
         sent.map_err(|error| match error {
             SendTimeoutError::Closed(_) => Error::unavailable("the session with the leading coordinator broke"),
             SendTimeoutError::Timeout(_) => {
-                Error::unavailable(format!("the leading coordinator read no report for {REPORT_TIMEOUT:?}"))
+                Error::unavailable(format!("the leading coordinator read no report for {:?}", self.timeout))
             }
         })
     }
@@ -145,6 +147,7 @@ mod tests {
     use arrow::array::{ArrayRef, Int64Array, RecordBatch};
     use tempfile::TempDir;
     use tokio::sync::oneshot;
+    use volley_common::Code;
     use volley_common::wire::catalog::Compression;
 
     use super::*;
@@ -176,6 +179,18 @@ mod tests {
         store.remove(&ids).unwrap();
         reporter.received(&received).await.unwrap();
         assert!(sent.try_recv().is_err() && received.take(1).is_empty());
+    }
+
+    #[tokio::test]
+    async fn report_that_no_leader_reads_ends_the_session() {
+        let dir = TempDir::new().unwrap();
+        let (reports, mut sent) = mpsc::channel(1);
+        let mut reporter = ReportSender::new(PartStore::open(dir.path()).unwrap(), None, reports);
+        reporter.timeout = Duration::from_millis(10);
+        reporter.done(1, &Ok(())).await.unwrap();
+        let error = reporter.done(2, &Ok(())).await.unwrap_err();
+        assert!(error.code == Code::Unavailable && error.message.contains("read no report for 10ms"), "{error}");
+        assert!(sent.recv().await.is_some() && sent.try_recv().is_err(), "the second one was not sent");
     }
 
     #[tokio::test]

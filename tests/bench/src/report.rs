@@ -263,7 +263,8 @@ pub fn write_json(figures: &impl Serialize, path: &Path) -> Result<(), String> {
     std::fs::write(path, text).map_err(failed)
 }
 
-fn goal_line(goal: &Goal, markdown: bool) -> String {
+/// The line of a goal: what was measured, and whether the goal is met.
+pub fn goal_line(goal: &Goal, markdown: bool) -> String {
     let word = match goal.is_met() {
         None => "not measured",
         Some(true) => "met",

@@ -12,10 +12,13 @@ use volley_client::Client;
 use volley_common::Code;
 use volley_common::options::Options;
 use volley_tests::loopback::{HTTP_OFFSET, PEER_OFFSET};
+use volley_tests::process::ServerProcess;
 use volley_tests::{ClusterOptions, TestCluster, raw, rows, wait_for};
 
 /// What clients accept of a message, bytes.
 const MAX_MESSAGE: usize = 2 << 10;
+
+const SOON: Duration = Duration::from_secs(60);
 
 async fn small() -> TestCluster {
     TestCluster::start_with(ClusterOptions { coordinators: 1, nodes: 1, ..ClusterOptions::default() }).await
@@ -117,5 +120,56 @@ async fn log_filter_that_is_no_level_is_refused() {
         member.kill();
         member.run_under(vec!["env".into(), "VOLLEY_LOG=inof".into()]);
         says(&member.start_fails().await, &["VOLLEY_LOG", "\"inof\"", "info"]);
+    }
+}
+
+/// The number of lines of a member's log that have all of these texts.
+fn logged(member: &ServerProcess, texts: &[&str]) -> usize {
+    member.log().lines().filter(|line| texts.iter().all(|text| line.contains(text))).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_has_each_change_and_no_flood_of_a_dead_member() {
+    const PUTS: usize = 20;
+    let mut cluster = TestCluster::start_with(ClusterOptions { nodes: 1, ..ClusterOptions::default() }).await;
+    let killed = cluster.leader().await;
+    let dead = format!("coordinator={} ", killed + 1);
+    let silent = |member: &ServerProcess| logged(member, &["a coordinator does not answer", &dead]);
+    // Those that started first may have found it silent before.
+    let before: Vec<usize> = cluster.coordinators.iter().map(silent).collect();
+    cluster.coordinators[killed].kill();
+    let next =
+        wait_for(SOON, "another leader", async || cluster.known_leader().await.filter(|one| *one != killed)).await;
+    let client = cluster.nodes[0].client().await;
+    // Meanwhile the leader sends messages to the dead one again and again.
+    for _ in 0..PUTS {
+        let put = async || rows::put(&client, "t", &Options::default(), 0..10).await.ok();
+        wait_for(SOON, "a put is acknowledged", put).await;
+    }
+    client.drop_table(&rows::name("t")).await.unwrap();
+    let alive = || (0..3).filter(|at| *at != killed).map(|at| &cluster.coordinators[at]);
+    let leads = async || (logged(&cluster.coordinators[next], &[" INFO ", "this coordinator leads"]) > 0).then_some(());
+    wait_for(SOON, "the change of the leader is logged", leads).await;
+    assert!(logged(&cluster.nodes[0], &[" INFO ", "a put was committed", "table=t"]) >= PUTS);
+    for (text, least) in [("a write was committed", PUTS), ("a table was dropped", 1)] {
+        let lines: usize = alive().map(|member| logged(member, &[" INFO ", text])).sum();
+        assert!(lines >= least, "{lines} lines: {text}");
+    }
+    assert!(silent(&cluster.coordinators[next]) > before[next], "{}", cluster.coordinators[next].log_tail());
+    for (member, before) in cluster.coordinators.iter().zip(before) {
+        // Twice, if it answered late just before it was killed.
+        assert!(silent(member) <= before + 2, "{}", member.log_tail());
+        assert_eq!(logged(member, &[" WARN openraft"]), 0, "{}", member.log_tail());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clean_stop_logs_no_error() {
+    let mut cluster = TestCluster::start_with(ClusterOptions { nodes: 1, ..ClusterOptions::default() }).await;
+    rows::put(&cluster.client().await, "t", &Options::default(), 0..10).await.unwrap();
+    let leader = cluster.leader().await;
+    for member in [&mut cluster.nodes[0], &mut cluster.coordinators[leader]] {
+        assert!(member.stop().await.success());
+        assert_eq!(logged(member, &["ERROR "]), 0, "{}", member.log_tail());
     }
 }

@@ -224,6 +224,12 @@ async fn put_beyond_the_limit_is_refused_at_once_with_a_hint() {
     assert_eq!(turn.await.unwrap().unwrap().rows, 1000);
 }
 
+/// The promise for this many puts with the default budget: 256 MiB, and for each stream 4 MiB twice.
+fn check_promise(bytes: u64, puts: usize) {
+    let most = 256 * MIB + BASE + puts as u64 * 8 * MIB;
+    assert!(bytes < most, "{} MiB are more than {} MiB", bytes / MIB, most / MIB);
+}
+
 /// The full cases, which are too heavy for each run: `VOLLEY_PUT_MEMORY=CASE`, with `--nocapture` for the figures.
 #[tokio::test(flavor = "multi_thread")]
 async fn full_cases_on_request() {
@@ -233,8 +239,9 @@ async fn full_cases_on_request() {
     let client = node.client().await;
     let keyed_puts = async |count: usize, batches: Vec<RecordBatch>| {
         let puts = (0..count).map(|table| put(&client, messages(&keyed(table), &batches)));
-        let outcome = peak(node, puts.collect::<FuturesUnordered<_>>().try_collect::<Vec<_>>()).await.0;
+        let (outcome, bytes, _) = peak(node, puts.collect::<FuturesUnordered<_>>().try_collect::<Vec<_>>()).await;
         outcome.unwrap();
+        check_promise(bytes, count);
     };
     match case.as_str() {
         "150-keyed" => keyed_puts(150, (0..16).map(|at| batch(at * 1024, 1024, 1016)).collect()).await,
@@ -248,7 +255,9 @@ async fn full_cases_on_request() {
                 large[0].flight_descriptor = Some(FlightDescriptor::new_cmd(unkeyed(table)));
                 async move { flight.do_put(stream::iter(large)).await?.into_inner().try_collect::<Vec<_>>().await }
             });
-            peak(node, futures::future::try_join_all(puts)).await.0.unwrap();
+            let (outcome, bytes, _) = peak(node, futures::future::try_join_all(puts)).await;
+            outcome.unwrap();
+            check_promise(bytes, 8);
         }
         "2000-silent" => {
             let schema = messages(&keyed(0), &[batch(0, 0, 8)])[..1].to_vec();

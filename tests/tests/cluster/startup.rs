@@ -67,7 +67,9 @@ fn listeners_without_usable_addresses_are_refused() {
     let everywhere = ["--listen", "0.0.0.0:8815", "--insecure"];
     refused(&everywhere, &["--advertise"]);
     let published = [&everywhere[..], &["--advertise", "grpc+tcp://127.0.0.1:8815", "--check-config"]].concat();
-    assert!(run("volley-coordinator", &published).status.success(), "a port may be published on loopback");
+    let published = run("volley-coordinator", &published);
+    assert!(published.status.success(), "a port may be published on loopback");
+    assert_eq!(String::from_utf8(published.stdout).unwrap(), "the configuration is valid\n");
 }
 
 #[test]

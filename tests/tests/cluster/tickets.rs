@@ -61,7 +61,7 @@ async fn expired_ticket_is_refused() {
         wait_for(Duration::from_secs(20), "the ticket expires", async || client.do_get(ticket.clone()).await.err())
             .await;
     assert_eq!(error.code, Code::NotFound, "{error}");
-    assert!(error.message.contains("expired"), "{error}");
+    assert!(error.message.contains("has expired: call get_flight_info again"), "{error}");
     assert_eq!(rows::get(&client, "t").await.unwrap(), Vec::from_iter(0..1000));
 }
 

@@ -10,10 +10,16 @@ use futures::TryStreamExt;
 use tempfile::TempDir;
 use tonic::Request;
 use volley_client::{Client, FetchOptions};
-use volley_common::net::ConnectionPool;
+use volley_common::net::{ConnectionPool, Connector};
 use volley_common::options::Options;
-use volley_common::tls::ClientTls;
+use volley_common::tls::peers::PeerFiles;
+use volley_common::tls::{ClientTls, PeerTls, PeerTlsMode};
+use volley_common::wire::catalog::command::Op;
+use volley_common::wire::catalog::{Command, DropTable, RemoveCoordinator};
+use volley_common::wire::cluster::coordinator_client::CoordinatorClient;
+use volley_common::wire::cluster::{ProposeRequest, ReadIndexRequest};
 use volley_common::wire::raft::raft_client::RaftClient;
+use volley_common::wire::raft::{AppendRequest, Identity, TransferRequest, VoteRequest};
 use volley_common::{Code, Error};
 use volley_tests::certificates::{TestAuthority, replace};
 use volley_tests::text_rows::text_rows;
@@ -60,6 +66,18 @@ impl Certificates {
         let own = [("--tls-cert", file("server.crt")), ("--tls-key", file("server.key"))];
         let own = own.into_iter().flat_map(|(flag, value)| [flag.to_string(), value]);
         self.peer_flags("{name}").into_iter().chain(own).collect()
+    }
+
+    /// Dials as the member with this name.
+    fn pool_of(&self, name: &str) -> ConnectionPool {
+        let file = |file: String| self.path().join(file);
+        let files = PeerFiles {
+            ca: file("ca.crt".into()),
+            cert: file(format!("{name}.crt")),
+            key: file(format!("{name}.key")),
+        };
+        let own = Arc::new(PeerTls::load(PeerTlsMode::Require, &files, |_| Ok(())).unwrap());
+        ConnectionPool::new().with_connector(Connector::to_members(Some(&own)))
     }
 
     fn client(&self) -> ClientTls {
@@ -153,6 +171,55 @@ async fn stranger_is_refused_at_peer_ports() {
     let reason = coordinator.start_fails().await;
     assert!(reason.contains("this member is volley://coordinator/4"), "{reason}");
     assert_eq!(rows::get_sorted(&cluster.client().await, "t").await.unwrap(), Vec::from_iter(0..ROWS));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificate_of_a_node_neither_votes_nor_proposes() {
+    let certificates = Certificates::new();
+    let mut cluster = TestCluster::start_with(options(&certificates.peer_flags("{name}"))).await;
+    rows::put(&cluster.client().await, "t", &keyed(), 0..ROWS).await.unwrap();
+    let propose = |op: Op| ProposeRequest { command: Some(Command { now_ms: 0, op: Some(op) }), coordinator: 1 };
+    for member in &cluster.coordinators {
+        let peer = member.address.replace(":8815", ":8825");
+        let channel = certificates.pool_of("node1").channel(&peer).unwrap();
+        let (mut raft, mut coordinator) = (RaftClient::new(channel.clone()), CoordinatorClient::new(channel));
+        let drop_table = propose(Op::DropTable(DropTable { table: vec!["t".into()] }));
+        let remove = propose(Op::RemoveCoordinator(RemoveCoordinator { id: 1 }));
+        for refused in [
+            raft.vote(VoteRequest::default()).await.unwrap_err(),
+            raft.append(AppendRequest::default()).await.unwrap_err(),
+            raft.identify(Identity::default()).await.unwrap_err(),
+            raft.transfer(TransferRequest::default()).await.unwrap_err(),
+            coordinator.propose(drop_table).await.unwrap_err(),
+            coordinator.propose(remove).await.unwrap_err(),
+            coordinator.read_index(ReadIndexRequest::default()).await.unwrap_err(),
+        ] {
+            let refused = Error::from(refused);
+            let is_named =
+                ["volley://node/node1", "only coordinators"].iter().all(|word| refused.message.contains(word));
+            assert!(refused.code == Code::PermissionDenied && is_named, "{}: {refused}", member.name);
+        }
+        assert!(member.log().contains("a call of the peer port was refused"), "{}", member.log_tail());
+    }
+    assert_eq!(rows::get_sorted(&cluster.client().await, "t").await.unwrap(), Vec::from_iter(0..ROWS));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_configured_cluster_says_who_lacks_tls() {
+    let certificates = Certificates::new();
+    let mut cluster = TestCluster::start_with(options(&[])).await;
+    let name = format!("node{}", NODES + 1);
+    certificates.ca.issue(certificates.path(), &name, &[], &[format!("volley://node/{name}")]);
+    let node = cluster.add_node();
+    node.add_flags(certificates.peer_flags(&name));
+    node.start();
+    let said = async || {
+        let is_node_told = cluster.nodes[NODES].log().contains("its port may have no TLS");
+        let told = |log: String| log.contains("give this member --peer-ca, --peer-cert and --peer-key");
+        (is_node_told && cluster.coordinators.iter().any(|one| told(one.log()))).then_some(())
+    };
+    wait_for(LIMIT, "the node and a coordinator say it", said).await;
+    assert_eq!(cluster.nodes_alive().await, Some(NODES), "the node takes no part");
 }
 
 /// Puts and gets, one after the other, until it is told to stop.

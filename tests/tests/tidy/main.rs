@@ -156,6 +156,7 @@ fn file_io_stays_in_the_storage_modules() {
         "client/src/token_file.rs",
         "/server/audit/rotation.rs",
         "/administrator_file.rs",
+        "/file_lock.rs",
         "/server/data_folder.rs",
         "/server/otlp_headers.rs",
         "/tls/pem.rs",

@@ -10,7 +10,7 @@ use crate::commands::certs::pem_files::{self, PemFiles};
 use crate::formats::io_error;
 
 /// The folder of the certificates, in the cluster's data folder.
-const FOLDER: &str = "tls";
+pub const FOLDER: &str = "tls";
 /// The holder of the certificate that all members show to clients. It is valid for loopback, where they listen.
 const SERVER: &str = "localhost";
 /// Certificates that end earlier than this are made again at the start, milliseconds.

@@ -30,10 +30,13 @@ pub struct PartitionedFile {
 /// The files that arguments stand for.
 ///
 /// # Errors
-/// NOT_FOUND: a folder or a pattern without files. INVALID_ARGUMENT: a name that is no text in UTF-8 where it matters. Those
-/// of the operating system. All name the path. A file that is named and does not exist is not an error here.
+/// NOT_FOUND: a folder or a pattern without files. INVALID_ARGUMENT: `-` twice, or a name that is no text in UTF-8 where it
+/// matters. Those of the operating system. All name the path. A file that is named and does not exist is not an error here.
 pub fn find_files(paths: &[PathBuf]) -> Result<Vec<PartitionedFile>> {
     let mut found = Vec::new();
+    if paths.iter().filter(|path| path.as_os_str() == "-").count() > 1 {
+        return Err(Error::invalid("- is given twice: the standard input can be read once"));
+    }
     for path in paths {
         let before = found.len();
         if let Some(url) = RemoteUrl::of(path) {
@@ -303,6 +306,7 @@ mod tests {
     fn files_of_folders_are_sorted_and_hidden_ones_ignored() {
         let folder = folder(&["d/b.csv", "d/a.csv", "d/c/x.csv", "d/.a.csv.crc", "d/_SUCCESS", "d/_temporary/0/y.csv"]);
         assert_eq!(found(&folder, &["d", "none.csv"]), ["d/a.csv", "d/b.csv", "d/c/x.csv", "none.csv"]);
+        assert!(find_files(&["-".into(), "-".into()]).is_err_and(|e| e.message.contains("twice")));
         let error = find_files(&[folder.path().join("d/_temporary")]).map(|files| files.len());
         assert_eq!(error.ok(), Some(1), "a folder that is named is read, whatever its name");
         std::fs::create_dir(folder.path().join("empty")).unwrap();

@@ -16,6 +16,7 @@ use volley_common::{Error, Result};
 use super::MAX_SHOWN;
 use super::find_files::{PartitionedFile, find_files};
 use super::partitions::Partitions;
+use super::time_units::check_times;
 use super::type_rules::{KnownTypes, TypeRules};
 use crate::args::PutArgs;
 use crate::formats::text::{self, BadRowReport, BadRows, FieldStats, OnBadRow, TextOptions};
@@ -34,6 +35,10 @@ pub struct InputFiles {
     hint: &'static str,
     /// Whether a type of the schema was inferred.
     inferred: bool,
+    /// What looks like a mistake and may be none.
+    notes: Vec<String>,
+    /// The table that files with types are appended to.
+    appended: Option<SchemaRef>,
 }
 
 impl InputFiles {
@@ -47,8 +52,9 @@ impl InputFiles {
         let files = found.iter().map(|file| formats::input_file(&file.path, format)).collect::<Result<Vec<_>>>()?;
         let partitions = Partitions::of(found)?;
         let (schema, options) = (Arc::new(Schema::empty()), TextOptions::default());
-        let file_schema = schema.clone();
-        Ok(InputFiles { files, partitions, schema, file_schema, options, hint: "", inferred: false })
+        let (file_schema, notes) = (schema.clone(), Vec::new());
+        let (hint, inferred, appended) = ("", false, None);
+        Ok(InputFiles { files, partitions, schema, file_schema, options, hint, inferred, notes, appended })
     }
 
     /// Whether types of text are needed.
@@ -89,6 +95,9 @@ impl InputFiles {
     pub fn with_types(mut self, mut rules: TypeRules) -> Result<InputFiles> {
         self.share_int96(rules.all_columns().or(rules.appended.as_ref()))?;
         let added = self.partitions.fields(|name, inferred| rules.added_field(name, inferred));
+        if rules.all_columns().is_none() {
+            self.appended = rules.appended.clone();
+        }
         if let Some((file, typed)) = self.typed_schema()? {
             let typed = self.partitions.extend(&typed, &added).map_err(|e| e.at(file.path.display()))?;
             let typed = match &rules.appended {
@@ -101,7 +110,10 @@ impl InputFiles {
                     error.message += rules.hint();
                     error
                 })?,
-                None => rules.known = KnownTypes::OtherFiles(typed),
+                None => {
+                    rules.check_appended(&typed).map_err(|e| e.at(file.path.display()))?;
+                    rules.known = KnownTypes::OtherFiles(typed);
+                }
             }
         }
         rules.name_columns(&self.partitions)?;
@@ -111,6 +123,9 @@ impl InputFiles {
             None => {
                 self.inferred = true;
                 let stats = self.infer(&rules.text)?;
+                let columns: Vec<&str> = stats.columns().map(|(name, _)| name).collect();
+                let notes = [self.delimiter_note(&columns, &rules.text), rules.inference_note(&columns)];
+                self.notes = notes.into_iter().flatten().collect();
                 let fields: Vec<FieldRef> =
                     stats.columns().map(|(name, column)| rules.field(name, column.data_type())).collect();
                 let schema = self.partitions.extend(&Schema::new(fields), &added)?;
@@ -155,12 +170,16 @@ impl InputFiles {
         Ok(first)
     }
 
-    /// Infers from all files, several at a time.
+    /// Infers from all files, several at a time; each large one by its share of the processors.
     fn infer(&self, options: &TextOptions) -> Result<FieldStats> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let share = self.files.len().div_ceil(threads).max(1);
+        let large = self.files.iter().filter(|file| text::is_large(file)).count();
+        let of_each = threads.div_ceil(large.max(1));
         let results: Vec<Result<FieldStats>> = std::thread::scope(|scope| {
-            let infer = |files: &[InputFile]| files.iter().map(|file| text::infer(file, options)).collect::<Vec<_>>();
+            let infer = |files: &[InputFile]| {
+                files.iter().map(|file| text::infer_parallel(file, options, of_each)).collect::<Vec<_>>()
+            };
             let threads: Vec<_> = self.files.chunks(share).map(|files| scope.spawn(move || infer(files))).collect();
             let panicked = |_| vec![Err(Error::internal("the thread that infers types panicked"))];
             threads.into_iter().flat_map(|thread| thread.join().unwrap_or_else(panicked)).collect()
@@ -178,6 +197,26 @@ impl InputFiles {
             all.merge(&stats);
         }
         Ok(all)
+    }
+
+    /// A note if the only column of CSV is named as several are in CSV with another delimiter.
+    fn delimiter_note(&self, columns: &[&str], options: &TextOptions) -> Option<String> {
+        let file = self.files.iter().find(|file| file.format == Format::Csv)?;
+        let ([name], None) = (columns, options.csv.delimiter) else { return None };
+        let (shown, given) = match name {
+            name if name.contains(';') => (";", "';'"),
+            name if name.contains('\t') => ("a tab", "tab"),
+            _ => return None,
+        };
+        Some(format!(
+            "{}: its only column is {name:?}: if {shown} separates its columns, give --delimiter {given}",
+            file.path.display()
+        ))
+    }
+
+    /// What looks like a mistake and may be none.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The schema of all rows.
@@ -213,12 +252,16 @@ impl InputFiles {
     pub fn read_files(&self, files: Range<usize>, bar: &ProgressBar, emit: &mut Emit<'_>) -> Result<()> {
         let (mut rows, skipped) = (0, self.bad_rows().skipped);
         for index in files {
-            let file = &self.files[index];
+            let (file, mut row) = (&self.files[index], 1);
             for batch in formats::open(file, self.file_schema.clone(), &self.options, progress(bar))? {
                 let batch = batch.and_then(|batch| self.partitions.append(index, batch));
                 let batch = batch.and_then(|batch| reordered(batch, &self.schema));
                 let batch = batch.map_err(|e| self.read_error(file, e))?;
+                if let Some(table) = &self.appended {
+                    check_times(&batch, table, row).map_err(|e| e.at(file.path.display()))?;
+                }
                 rows += batch.num_rows();
+                row += batch.num_rows();
                 // The metadata may differ from the first file's, and types may be narrower.
                 for batch in conform_split(&batch, &self.schema) {
                     emit(batch.map_err(|e| e.at(file.path.display()))?)?;

@@ -2,7 +2,7 @@
 //! before what it announces begins, so that a load that was interrupted at any moment continues without a file twice or missing.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use base64::prelude::BASE64_STANDARD;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use volley_common::clock;
+use volley_common::file_lock::FileLock;
 use volley_common::ipc::schema::{parse_schema, schema_message};
 use volley_common::{Error, Result};
 
@@ -104,7 +105,7 @@ pub struct NextWrite {
 #[derive(Debug)]
 pub struct LoadManifest {
     path: PathBuf,
-    file: File,
+    lock: FileLock,
     header: Option<LoadHeader>,
     writes: Vec<LoadWrite>,
 }
@@ -140,11 +141,10 @@ impl LoadManifest {
     pub fn open(path: &Path, table: &str) -> Result<LoadManifest> {
         let failed = |e: std::io::Error| io_error(path, &e);
         let mut options = OpenOptions::new();
-        let mut file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
-        file.try_lock().map_err(|e| match e {
-            TryLockError::Error(e) => failed(e),
-            TryLockError::WouldBlock => Error::unavailable(format!("{}: another load uses it", path.display())),
-        })?;
+        let file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+        let lock = FileLock::try_new(file).map_err(failed)?;
+        let lock = lock.ok_or_else(|| Error::unavailable(format!("{}: another load uses it", path.display())))?;
+        let mut file = lock.file();
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
         let refused = |why: String| Error::invalid(format!("{}: {why}", path.display()));
@@ -154,7 +154,7 @@ impl LoadManifest {
         // A record without its line end was not written to its end: what it announces has not begun.
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         file.set_len(whole as u64).and_then(|()| file.seek(SeekFrom::End(0)).map(|_| ())).map_err(failed)?;
-        let mut manifest = LoadManifest { path: path.to_path_buf(), file, header: None, writes: Vec::new() };
+        let mut manifest = LoadManifest { path: path.to_path_buf(), lock, header: None, writes: Vec::new() };
         for (index, line) in
             bytes[..whole].split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty())
         {
@@ -191,7 +191,8 @@ impl LoadManifest {
         let failed = |e: std::io::Error| io_error(&self.path, &e);
         let mut line = serde_json::to_vec(&record).map_err(|e| Error::internal(e.to_string()))?;
         line.push(b'\n');
-        self.file.write_all(&line).and_then(|()| self.file.sync_data()).map_err(failed)?;
+        let mut file = self.lock.file();
+        file.write_all(&line).and_then(|()| file.sync_data()).map_err(failed)?;
         self.apply(record).map_err(Error::internal)
     }
 

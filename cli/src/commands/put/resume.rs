@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 use volley_client::Client;
 use volley_common::clock;
-use volley_common::escape::escape_lines;
+use volley_common::escape::escape_invisible;
 use volley_common::options::Options;
 use volley_common::{Error, Result};
 
@@ -68,11 +68,12 @@ pub async fn run(
         None => super::find_types(put, &client, &files, &mut rules).await?,
     }
     files = super::on_thread(move || files.with_types(rules)).await?;
+    super::warn_of_notes(&files);
     if !has_begun {
         manifest.start(put.table.to_string(), put.mode, &files.schema())?;
     }
     if let Some(types) = files.inferred_types() {
-        eprintln!("{}", escape_lines(&types));
+        eprintln!("{}", escape_invisible(&types));
     }
     let bar = progress::bytes(&put.table.to_string(), files.bytes());
     let files = Arc::new(files);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use volley_common::ipc::schema::check_appendable;
 use volley_common::{Error, Result};
 
 use super::MAX_SHOWN;
@@ -101,6 +102,18 @@ impl TypeRules {
         Ok(())
     }
 
+    /// Refuses columns of files with types that the table they are appended to cannot take.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT names the first such column, and what helps.
+    pub fn check_appended(&self, typed: &Schema) -> Result<()> {
+        let Some(table) = &self.appended else { return Ok(()) };
+        check_appendable(table, typed).map_err(|error| {
+            let remedy = "convert the file, or replace the table with --mode replace";
+            Error { message: format!("{}: {remedy}", error.message), ..error }
+        })
+    }
+
     /// Refuses options of inference where nothing is inferred.
     pub fn check_inference_options(&self) -> Result<()> {
         if matches!(self.known, KnownTypes::ResumedLoad(_)) {
@@ -111,6 +124,14 @@ impl TypeRules {
             Some((option, _)) => Err(Error::invalid(format!("{option} has no effect here{}", self.hint()))),
             None => Ok(()),
         }
+    }
+
+    /// A note if no column of text is inferred, because the table that is replaced has them all.
+    pub fn inference_note(&self, columns: &[&str]) -> Option<String> {
+        let KnownTypes::ReplacedTable(table) = &self.known else { return None };
+        let is_known = |name: &&str| table.fields().find(name).is_some() || self.text.typed.iter().any(|it| it == name);
+        let has_effect = self.text.infer_rows.is_none() || self.text.all_text || !columns.iter().all(is_known);
+        (!has_effect).then(|| format!("--infer-rows has no effect here{}", self.hint()))
     }
 
     /// A column, with its inferred type unless another rule names one.

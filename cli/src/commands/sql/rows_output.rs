@@ -8,7 +8,7 @@ use volley_common::{Error, Result};
 
 use super::super::get;
 use crate::args::sql::SqlArgs;
-use crate::formats::{Format, is_stdout};
+use crate::formats::{Format, is_stdout, output_format};
 use crate::{output, progress};
 
 /// Rows that a table has at most, if the command line does not say it.
@@ -49,8 +49,7 @@ impl RowsOutput {
             is_reported,
         };
         let found = match (&sql.output, sql.format) {
-            (Some(path), Some(format)) => file(path, format, true),
-            (Some(path), None) => file(path, Format::of(path)?, true),
+            (Some(path), format) => file(path, output_format(path, format)?, true),
             (None, Some(format)) => file(Path::new(STDOUT), format, false),
             (None, None) if json => file(Path::new(STDOUT), Format::Jsonl, false),
             (None, None) if sql.rows.is_some() || is_terminal => {
@@ -147,14 +146,17 @@ mod tests {
         for (words, expected) in [
             ("--format json", file("-", Format::Jsonl, false)),
             ("-o a.parquet", file("a.parquet", Format::Parquet, true)),
-            ("-o a.parquet --format csv", file("a.parquet", Format::Csv, true)),
+            ("-o a.rows --format csv", file("a.rows", Format::Csv, true)),
             ("-o - --format arrow", file("-", Format::Arrow, true)),
         ] {
             assert_eq!(selected(&format!("volley sql SHOW {words}"), false, false), Ok(expected), "{words}");
         }
-        for (words, why) in
-            [("--format parquet", "terminal"), ("-o - --format arrow", "terminal"), ("-o a.x", "--format")]
-        {
+        for (words, why) in [
+            ("--format parquet", "terminal"),
+            ("-o - --format arrow", "terminal"),
+            ("-o a.x", "--format"),
+            ("-o a.parquet --format csv", "another format"),
+        ] {
             let error = selected(&format!("volley sql SHOW {words}"), false, true).unwrap_err();
             assert!(error.message.contains(why), "{words}: {error}");
         }

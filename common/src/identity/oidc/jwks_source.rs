@@ -154,6 +154,7 @@ mod tests {
 
     use super::*;
     use crate::Code;
+    use crate::server::serve::testing::closed_address;
 
     const KEYS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#;
 
@@ -193,7 +194,7 @@ mod tests {
         assert!(failure(format!("{base}/missing")).await.contains("404"));
         assert!(failure(format!("{base}/large")).await.contains("more than"));
         assert!(failure(format!("{base}/page")).await.contains("not a JWK set"));
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (_reserved, closed) = closed_address();
         assert!(failure(format!("http://{closed}/keys")).await.contains("refused"));
     }
 

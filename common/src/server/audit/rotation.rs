@@ -8,6 +8,8 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
+
 use super::writer::AuditSink;
 use crate::{Error, Result};
 
@@ -35,13 +37,23 @@ impl RotatingFile {
     pub fn open(path: &Path, max_bytes: u64, files: u64) -> Result<Self> {
         let opened = open(path).and_then(|(file, is_torn)| Ok((file, is_torn, fs::canonicalize(path)?)));
         // Its real path: a link stays where it is, and a change of the working folder has no effect.
-        let (file, is_torn, path) = opened.map_err(|e| {
-            Error::invalid(format!(
-                "the audit log {} cannot be opened: {e}: give a file that this process can write, in a folder that exists",
-                path.display()
-            ))
-        })?;
+        let (file, is_torn, path) = opened.map_err(|e| cannot_open(path, &e))?;
         Ok(RotatingFile { path, max_bytes, files, file, is_torn, is_stuck: false })
+    }
+
+    /// Checks that the file can be opened, without creating it.
+    ///
+    /// # Errors
+    /// As [`RotatingFile::open`].
+    pub fn check(path: &Path) -> Result<()> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let checked = match fs::metadata(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(io::Error::from)
+            }
+            _ => open(path).map(drop),
+        };
+        checked.map_err(|e| cannot_open(path, &e))
     }
 
     /// Makes room for a line: opens the file again if another process renamed it, and renames it if it is full.
@@ -100,6 +112,13 @@ impl AuditSink for RotatingFile {
         self.is_torn = written.is_err();
         written
     }
+}
+
+fn cannot_open(path: &Path, error: &io::Error) -> Error {
+    Error::invalid(format!(
+        "the audit log {} cannot be opened: {error}: give a file that this process can write, in a folder that exists",
+        path.display()
+    ))
 }
 
 /// Opens a file for appending; the flag says whether it ends within a line.

@@ -10,7 +10,7 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use bytes::Bytes;
 use futures::{Stream, stream};
 use hyper::body::Incoming;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -75,6 +75,15 @@ pub(crate) async fn delayed(addr: &str, delay: Duration) -> String {
         }
     });
     front
+}
+
+/// An address that refuses connections while the socket lives, which keeps its port: of a listener that was closed another test could
+/// get it.
+pub(crate) fn closed_address() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let addr = socket.local_addr().unwrap().to_string();
+    (socket, addr)
 }
 
 /// A message whose body is `byte`, `size` times.

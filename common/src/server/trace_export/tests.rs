@@ -8,6 +8,7 @@ use opentelemetry::trace::SpanBuilder;
 use parking_lot::Mutex;
 
 use super::*;
+use crate::server::serve::testing::closed_address;
 
 /// What a collector got: the headers and the length of the body of each request.
 type Posted = Arc<Mutex<Vec<(HeaderMap, usize)>>>;
@@ -85,7 +86,7 @@ async fn spans_are_posted_soon_without_a_stop() {
 
 #[tokio::test]
 async fn collector_that_is_away_costs_the_spans_only() {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_reserved, closed) = closed_address();
     let mut export = export_of(&config(format!("http://{closed}"), None), 3);
     let mut batch = Vec::new();
     export.spans.recv_many(&mut batch, MAX_BATCH).await;

@@ -103,6 +103,11 @@ fn active_node_or_last_live_holder_is_not_removed() {
     fixture.must_apply(unreachable(2, 12));
     let why = fixture.must_reject(remove(1), Code::FailedPrecondition);
     assert!(why.contains("shard 0 of table \"t\"") && why.contains("drop the table"), "{why}");
+    fixture.must_apply(unreachable(1, 11));
+    let why = fixture.must_reject(remove(1), Code::FailedPrecondition);
+    let remedy = format!("start it or another node that has the part ({}), or drop the table", NodeId(2));
+    assert!(why.contains("no live node has part") && why.contains(&remedy) && !why.contains("drain"), "{why}");
+    fixture.must_apply(node(1, 11));
     fixture.drop_table("t");
     let why = fixture.must_reject(remove(1), Code::FailedPrecondition);
     assert!(why.contains("wait until the retention") && !why.contains("drop the table"), "{why}");

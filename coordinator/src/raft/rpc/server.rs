@@ -31,6 +31,9 @@ pub struct RaftService(Weak<RaftContext>);
 
 type RpcResponse<T> = Result<Response<T>, Status>;
 
+/// Why a coordinator that stops takes no message.
+const HALTING: &str = "it is shutting down";
+
 fn stopped(error: impl std::fmt::Display) -> Error {
     Error::unavailable(format!("this coordinator's Raft is not running: {error}"))
 }
@@ -49,9 +52,8 @@ impl RaftService {
     /// the caller, which [`check_vote`] compares with the message's sender.
     fn accept<T>(&self, request: Request<T>) -> Result<(Arc<RaftContext>, Caller, T)> {
         let ctx = self.context()?;
-        // openraft would log an error for every message after its end.
         if ctx.is_halting() {
-            return Err(stopped("it is shutting down"));
+            return Err(stopped(HALTING));
         }
         let store_id = request.metadata().get(STORE_HEADER).and_then(|v| v.to_str().ok());
         if store_id.and_then(|hex| u64::from_str_radix(hex, 16).ok()) != Some(ctx.store.id()) {
@@ -81,6 +83,14 @@ fn check_vote(ctx: &RaftContext, caller: &Caller, vote: &Vote) -> Result<()> {
     Ok(())
 }
 
+/// What openraft answers to a message.
+async fn answered<T, E: std::fmt::Display>(
+    ctx: &RaftContext,
+    message: impl Future<Output = Result<T, E>>,
+) -> Result<T> {
+    ctx.until_halt(message).await.ok_or_else(|| stopped(HALTING))?.map_err(stopped)
+}
+
 #[tonic::async_trait]
 impl RaftRpc for RaftService {
     async fn vote(&self, request: Request<wire::VoteRequest>) -> RpcResponse<wire::VoteReply> {
@@ -88,15 +98,18 @@ impl RaftRpc for RaftService {
         let pre_vote = message.pre_vote;
         let rpc = convert::vote_request_in(message)?;
         check_vote(&ctx, &caller, &rpc.vote)?;
-        let reply = if pre_vote { ctx.raft.pre_vote(rpc).await } else { ctx.raft.vote(rpc).await };
-        Ok(Response::new(convert::vote_reply_out(&reply.map_err(stopped)?)))
+        let reply = match pre_vote {
+            true => answered(&ctx, ctx.raft.pre_vote(rpc)).await?,
+            false => answered(&ctx, ctx.raft.vote(rpc)).await?,
+        };
+        Ok(Response::new(convert::vote_reply_out(&reply)))
     }
 
     async fn append(&self, request: Request<wire::AppendRequest>) -> RpcResponse<wire::AppendReply> {
         let (ctx, caller, message) = self.accept(request)?;
         let rpc = convert::append_in(message)?;
         check_vote(&ctx, &caller, &rpc.vote)?;
-        let reply = ctx.raft.append_entries(rpc).await.map_err(stopped)?;
+        let reply = answered(&ctx, ctx.raft.append_entries(rpc)).await?;
         Ok(Response::new(convert::append_reply_out(&reply)))
     }
 
@@ -113,7 +126,8 @@ impl RaftRpc for RaftService {
         let file = verify(data_dir, temp.path.clone())
             .await
             .map_err(|e| Error::data_loss(format!("the received snapshot is incomplete or damaged: {e}")))?;
-        let reply = ctx.raft.install_full_snapshot(vote, Snapshot { meta, snapshot: file }).await.map_err(stopped)?;
+        let snapshot = Snapshot { meta, snapshot: file };
+        let reply = answered(&ctx, ctx.raft.install_full_snapshot(vote, snapshot)).await?;
         Ok(Response::new(wire::SnapshotReply { vote: Some(convert::vote_out(&reply.vote)) }))
     }
 
@@ -143,7 +157,7 @@ impl RaftRpc for RaftService {
         check_vote(&ctx, &caller, &from)?;
         let last = convert::log_id_in(message.last_log_id)?;
         let rpc = TransferLeaderRequest::new(from, message.to, last);
-        let outcome = ctx.raft.handle_transfer_leader(rpc).await.map_err(stopped)?;
+        let outcome = answered(&ctx, ctx.raft.handle_transfer_leader(rpc)).await?;
         Ok(Response::new(wire::TransferReply { refused: outcome.err().map(|e| e.to_string()).unwrap_or_default() }))
     }
 

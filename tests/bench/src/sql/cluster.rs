@@ -25,14 +25,14 @@ pub struct SqlCluster {
 }
 
 impl SqlCluster {
-    /// Starts one coordinator and this many nodes, with their data in this folder.
+    /// Starts one coordinator and this many nodes, with these flags, and with their data in this folder.
     ///
     /// # Errors
     /// The node cannot be reached.
     ///
     /// # Panics
     /// A member does not start; its log is printed.
-    pub async fn start(nodes: usize, parent_folder: &Path) -> Result<SqlCluster, String> {
+    pub async fn start(nodes: usize, node_flags: &[&str], parent_folder: &Path) -> Result<SqlCluster, String> {
         if nodes == 0 {
             return Err("--nodes has a cluster of 0 nodes: give 1 or more".into());
         }
@@ -40,6 +40,7 @@ impl SqlCluster {
             coordinators: 1,
             nodes,
             zones: nodes.min(2),
+            node_flags: node_flags.iter().map(|flag| flag.to_string()).collect(),
             parent_folder: parent_folder.to_path_buf(),
             ..ClusterOptions::default()
         };

@@ -6,10 +6,13 @@ use serde::Serialize;
 use super::query_result::QueryResult;
 use crate::machine::MachineInfo;
 use crate::measure::{median, paired_ratio};
-use crate::report::{figure, new_table, spread, titled};
+use crate::report::{Goal, figure, goal_line, new_table, spread, titled};
 
 /// The systems that the others are compared with.
 const BASES: [&str; 2] = ["datafusion", "duckdb"];
+/// The goal for the CPU of a cluster in all queries together, × that of DataFusion in one process over the same rows in memory. All
+/// nodes share the machine, so it bounds what distribution costs.
+const CPU_GOAL: f64 = 1.5;
 
 /// The rounds of one system with one query.
 #[derive(Clone, Debug, Serialize)]
@@ -91,6 +94,8 @@ pub struct SqlReport {
     /// Of the values of all tables.
     bytes: u64,
     queries: Vec<QueryFigures>,
+    /// Of the queries so far.
+    goals: Vec<Goal>,
     #[serde(skip)]
     markdown: bool,
 }
@@ -98,16 +103,17 @@ pub struct SqlReport {
 impl SqlReport {
     /// Without queries.
     pub fn new(machine: MachineInfo, command: Vec<String>, scale: f64, bytes: u64, markdown: bool) -> SqlReport {
-        SqlReport { machine, command, scale, bytes, queries: Vec::new(), markdown }
+        SqlReport { machine, command, scale, bytes, queries: Vec::new(), goals: Vec::new(), markdown }
     }
 
     /// Adds a query and prints it.
     pub fn add(&mut self, figures: QueryFigures) {
         println!("\n{}", figures.text(self.markdown));
         self.queries.push(figures);
+        self.goals = goals(&self.queries);
     }
 
-    /// All queries together: sums of the medians, and geometric means of the ratios.
+    /// All queries together: sums of the medians, geometric means of the ratios, and the goals.
     pub fn summary(&self) -> String {
         let mut table = new_table(self.markdown);
         table.set_header(header("queries"));
@@ -116,7 +122,10 @@ impl SqlReport {
             self.add_sum(&mut table, label);
         }
         let about = "sums of the medians, and geometric means of the ratios";
-        titled("all", about, table, self.markdown)
+        let mut text = titled("all", about, table, self.markdown);
+        text.push('\n');
+        text.extend(self.goals.iter().map(|goal| goal_line(goal, self.markdown)));
+        text
     }
 
     fn add_sum(&self, table: &mut Table, label: &str) {
@@ -141,6 +150,24 @@ impl SqlReport {
             figure(cpu_of_duckdb, 2),
         ]);
     }
+}
+
+/// That of the CPU of each cluster.
+fn goals(queries: &[QueryFigures]) -> Vec<Goal> {
+    let labels = queries.first().into_iter().flat_map(|query| &query.series).map(|series| series.label.as_str());
+    let base = total_cpu(queries, BASES[0]);
+    labels
+        .filter(|label| !BASES.contains(label))
+        .map(|label| {
+            let ratio = total_cpu(queries, label).zip(base).map(|(cluster, base)| cluster / base);
+            Goal::at_most(&format!("{label}: × CPU of {} in all queries", BASES[0]), ratio, CPU_GOAL)
+        })
+        .collect()
+}
+
+/// CPU seconds of a system in all queries together, by their medians; none if it did not run one of them.
+fn total_cpu(queries: &[QueryFigures], label: &str) -> Option<f64> {
+    queries.iter().map(|query| median(&query.of(label)?.cpu)).sum()
 }
 
 /// None without values, or if one is missing.
@@ -171,6 +198,23 @@ mod tests {
         let text = figures.text(false);
         let line: Vec<&str> = text.lines().find(|line| line.contains("volley2")).unwrap().split_whitespace().collect();
         assert_eq!(line, ["volley2", "4.000", "2.000–8.000", "2.00", "-", "8.000", "2.00", "-"]);
+    }
+
+    #[test]
+    fn goal_counts_the_cpu_of_all_queries_together() {
+        let queries = [
+            query(&[("datafusion", &[1.0]), ("duckdb", &[9.0]), ("volley1", &[1.0]), ("volley4", &[4.0])]),
+            query(&[("datafusion", &[3.0]), ("duckdb", &[9.0]), ("volley1", &[5.0]), ("volley4", &[4.0])]),
+        ];
+        let goals = goals(&queries);
+        let found: Vec<_> = goals.iter().map(|goal| (goal.measured, goal.is_met())).collect();
+        assert_eq!(found, [(Some(1.5), Some(true)), (Some(2.0), Some(false))]);
+        assert_eq!(
+            goal_line(&goals[1], false),
+            "   goal: volley4: × CPU of datafusion in all queries ≤ 1.5: 2.00, missed\n"
+        );
+        let alone = super::goals(&[query(&[("volley1", &[1.0])])]);
+        assert_eq!(alone[0].measured, None, "nothing to compare with");
     }
 
     #[test]

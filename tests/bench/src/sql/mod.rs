@@ -95,7 +95,7 @@ async fn engines(
         }
     }
     for nodes in &flags.nodes {
-        let cluster = SqlCluster::start(*nodes, data).await?;
+        let cluster = SqlCluster::start(*nodes, &[], data).await?;
         for table in tables {
             cluster.put(table).await?;
         }
@@ -151,4 +151,52 @@ fn check(result: &QueryResult, expected: &mut Option<Vec<TextRow>>) -> Result<()
 
 fn default_out(project: &Project) -> PathBuf {
     project.target.join(format!("bench/sql-{}.json", clock::now_ms() / 1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use volley_tests::wait_for;
+
+    use super::*;
+
+    /// Some 60,000 lines of orders: enough for rows in nearly all results.
+    const SCALE: f64 = 0.01;
+    const NODES: usize = 4;
+    /// Results that may be empty at this scale: those of queries for a few rows of large tables.
+    const MAX_EMPTY: usize = 4;
+    const SOON: Duration = Duration::from_secs(30);
+
+    /// All nodes share every query, however small its tables are.
+    async fn sharing_cluster(tables: &[TpchTable], folder: &Path) -> SqlCluster {
+        let flags = ["--sql-distribute-bytes", "0", "--sql-partitions", "2"];
+        let cluster = SqlCluster::start(NODES, &flags, folder).await.unwrap();
+        for table in tables {
+            cluster.put(table).await.unwrap();
+        }
+        let explain = "EXPLAIN SELECT count(*) FROM orders JOIN lineitem ON o_orderkey = l_orderkey";
+        // A node whose engine still starts takes no part.
+        wait_for(SOON, "all nodes take part", async || {
+            let plan = cluster.run(explain).await.unwrap().batches.unwrap();
+            text_rows(&plan).concat().join("\n").contains("t3 on node").then_some(())
+        })
+        .await;
+        cluster
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn tpch_queries_on_all_nodes_have_the_rows_of_datafusion() {
+        let (folder, tables) = (tempfile::tempdir().unwrap(), tpch::tables(SCALE).unwrap());
+        let cluster = sharing_cluster(&tables, folder.path()).await;
+        let single = DataFusionEngine::new(&tables).unwrap();
+        let mut engines = [BenchEngine::DataFusion(single), BenchEngine::Volley(Box::new(cluster))];
+        let (mut failures, mut empty) = (Vec::new(), 0);
+        for number in queries::chosen(&[]).unwrap() {
+            let figures = measure(number, &queries::text(number, SCALE), &mut engines, 0, &mut failures).await;
+            empty += usize::from(figures.is_some_and(|figures| figures.rows == 0));
+        }
+        assert!(failures.is_empty(), "{} queries differ:\n{}", failures.len(), failures.join("\n"));
+        assert!(empty <= MAX_EMPTY, "{empty} results have no rows");
+    }
 }

@@ -137,13 +137,39 @@ async fn append(clients: &[Client], table: &TableName, number: usize) -> (usize,
 
 /// Drops the table through any member that answers, if it is not dropped yet.
 async fn drop_table(clients: &[Client], table: &TableName) -> Result<()> {
+    through_any(clients, |client| async move {
+        match client.drop_table(table).await {
+            Err(error) if error.code != Code::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    })
+    .await
+}
+
+/// Reads the table through any member that answers.
+async fn read(addresses: &[String], name: &str, table: &TableName) -> Result<rows::TableContent> {
+    through_any(addresses, |address| async move {
+        let client = connect(address).await?;
+        let info = client.info(table, &Options::default()).await?;
+        let batches: Vec<_> = client.fetch(info, FetchOptions::default())?.collect().await;
+        let batches: Result<Vec<_>> = batches.into_iter().map(|fetched| fetched.map(|f| f.batch)).collect();
+        Ok(rows::content(name, &batches?, false))
+    })
+    .await
+}
+
+/// What a call through any member gives, each in turn until one answers.
+async fn through_any<'a, M, T, F>(members: &'a [M], call: impl Fn(&'a M) -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
     let begin = Instant::now();
-    for client in clients.iter().cycle() {
-        let ended = tokio::time::timeout(READ_LIMIT, client.drop_table(table)).await;
-        let error = match ended.unwrap_or_else(|_| Err(Error::deadline("the drop had no answer"))) {
-            Ok(_) => return Ok(()),
-            Err(error) if error.code == Code::NotFound => return Ok(()),
-            Err(error) => error,
+    for member in members.iter().cycle() {
+        let ended = tokio::time::timeout(READ_LIMIT, call(member)).await;
+        let error = match ended {
+            Ok(Ok(result)) => return Ok(result),
+            Ok(Err(error)) => error,
+            Err(_) => Error::deadline(format!("no answer within {READ_LIMIT:?}")),
         };
         if begin.elapsed() > UNREADABLE_LIMIT {
             return Err(error);
@@ -151,29 +177,4 @@ async fn drop_table(clients: &[Client], table: &TableName) -> Result<()> {
         tokio::time::sleep(RETRY_PAUSE).await;
     }
     Err(Error::unavailable("there is no member"))
-}
-
-/// Reads the table through any member that answers.
-async fn read(addresses: &[String], name: &str, table: &TableName) -> Result<rows::TableContent> {
-    let begin = Instant::now();
-    let mut members = addresses.iter().cycle();
-    loop {
-        let address = members.next().ok_or_else(|| Error::unavailable("there is no member"))?;
-        let reading = async {
-            let client = connect(address).await?;
-            let info = client.info(table, &Options::default()).await?;
-            let batches: Vec<_> = client.fetch(info, FetchOptions::default())?.collect().await;
-            let batches: Result<Vec<_>> = batches.into_iter().map(|fetched| fetched.map(|f| f.batch)).collect();
-            Ok(rows::content(name, &batches?, false))
-        };
-        let last = match tokio::time::timeout(READ_LIMIT, reading).await {
-            Ok(Ok(content)) => return Ok(content),
-            Ok(Err(error)) => error,
-            Err(_) => Error::deadline(format!("{address}: no answer within {READ_LIMIT:?}")),
-        };
-        if begin.elapsed() > UNREADABLE_LIMIT {
-            return Err(last);
-        }
-        tokio::time::sleep(RETRY_PAUSE).await;
-    }
 }

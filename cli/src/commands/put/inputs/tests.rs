@@ -88,6 +88,9 @@ fn typed_files_are_matched_by_names_of_columns() {
     let field = |name: &str| Field::new(name, DataType::Int64, true);
     let table = Arc::new(Schema::new(vec![field("b"), field("a")]));
     assert_eq!(rows(Some(table)).unwrap(), [[two.clone(), one.clone()], [two.clone(), one.clone()]]);
+    let other = Arc::new(Schema::new(vec![field("b"), Field::new("a", DataType::Utf8, true)]));
+    let error = rows(Some(other)).unwrap_err().message;
+    assert!(error.contains("a.parquet: ") && error.contains("\"a\"") && error.contains("--mode replace"), "{error}");
     let names = |names: &[&str]| Schema::new(names.iter().map(|name| field(name)).collect::<Vec<_>>());
     assert_eq!(places(&names(&["a", "b"]), &names(&["a", "a"])), None);
     assert_eq!(places(&names(&["a", "a"]), &names(&["a", "b"])), None);
@@ -202,4 +205,38 @@ fn folders_that_do_not_agree_are_refused_by_name() {
         let error = rows_of(&tree(&files), KnownTypes::None, TextOptions::default()).unwrap_err();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[test]
+fn json_named_csv_is_refused_and_one_odd_column_noted() {
+    let note = |text: &str, format, delimiter| {
+        let folder = tree(&[("a.csv", text)]);
+        let csv = formats::CsvOptions { delimiter, ..formats::CsvOptions::default() };
+        let text = TextOptions { csv, ..TextOptions::default() };
+        let rules = TypeRules { known: KnownTypes::None, appended: None, types: Vec::new(), text };
+        let inputs = InputFiles::open(&[folder.path().join("a.csv")], format)?.with_types(rules)?;
+        Ok::<_, Error>(inputs.notes().concat())
+    };
+    let error = note("{\"a\":1}\n", None, None).unwrap_err().message;
+    assert!(error.contains("a.csv: it is JSON") && error.contains("--format jsonl"), "{error}");
+    assert_eq!(note("{\"a\":1}\n", Some(Format::Csv), None).unwrap(), "");
+    assert!(note("a;b\n1;2\n", None, None).unwrap().ends_with("give --delimiter ';'"));
+    assert!(note("a\tb\n1\t2\n", None, None).unwrap().ends_with("give --delimiter tab"));
+    assert_eq!(note("a;b\n1;2\n", None, Some(b',')).unwrap(), "");
+    assert_eq!(note("a;b,c\n1,2\n", None, None).unwrap(), "");
+}
+
+#[test]
+fn inference_rows_without_effect_are_noted() {
+    let notes = |csv: &str, infer_rows| {
+        let folder = tree(&[("a.csv", csv)]);
+        let known = KnownTypes::ReplacedTable(schema(DataType::Int64));
+        let text = TextOptions { infer_rows, ..TextOptions::default() };
+        let rules = TypeRules { known, appended: None, types: Vec::new(), text };
+        InputFiles::open(&[folder.path().join("a.csv")], None).unwrap().with_types(rules).unwrap().notes().concat()
+    };
+    let note = notes("zip\n1\n", Some(10));
+    assert!(note.starts_with("--infer-rows has no effect") && note.contains("--type"), "{note}");
+    assert_eq!(notes("zip\n1\n", None), "");
+    assert_eq!(notes("zip,new\n1,2\n", Some(10)), "");
 }

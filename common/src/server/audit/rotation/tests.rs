@@ -65,3 +65,18 @@ fn file_that_cannot_be_renamed_grows() {
     write(&mut file, "4444");
     assert_eq!(text(dir.path(), "a").as_deref(), Some("4444\n"));
 }
+
+#[test]
+fn check_refuses_what_cannot_be_opened_and_creates_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a");
+    RotatingFile::check(&path).unwrap();
+    assert!(!path.exists());
+    fs::write(&path, "1\n").unwrap();
+    RotatingFile::check(&path).unwrap();
+    assert_eq!(text(dir.path(), "a").as_deref(), Some("1\n"));
+    for bad in [dir.path().to_path_buf(), dir.path().join("no/a"), path.join("a")] {
+        let error = RotatingFile::check(&bad).unwrap_err().message;
+        assert_eq!(RotatingFile::open(&bad, 10, 1).err().map(|e| e.message), Some(error));
+    }
+}

@@ -28,11 +28,11 @@ import java.util.concurrent.TimeoutException;
 import java.util.stream.Collectors;
 
 /**
- * SQL by the JDBC driver of Arrow Flight SQL, as its users write it: by TLS with a token it creates a table, fills it, asks for
- * metadata, and runs queries, also prepared ones and ones that are cancelled.
+ * SQL by the JDBC driver of Arrow Flight SQL, as its users write it: by TLS with a token, or with a password, it creates a table,
+ * fills it, asks for metadata, and runs queries, also prepared ones and ones that are cancelled.
  *
- * <p>Arguments: HOST:PORT, the file of the CA, the schema; the token is in VOLLEY_TOKEN. Prints what it found as JSON, and ends
- * with 1 at the first call that fails and should not.
+ * <p>Arguments: HOST:PORT, the file of the CA, the schema; the token is in VOLLEY_TOKEN, or the user in VOLLEY_USER and the
+ * password in VOLLEY_PASSWORD. Prints what it found as JSON, and ends with 1 at the first call that fails and should not.
  */
 public final class SqlClient {
   /** A query that runs longer than any test, with little memory. */
@@ -60,7 +60,13 @@ public final class SqlClient {
     }
     Properties properties = new Properties();
     properties.put("tlsRootCerts", args[1]);
-    properties.put("token", System.getenv("VOLLEY_TOKEN"));
+    String user = System.getenv("VOLLEY_USER");
+    if (user == null) {
+      properties.put("token", System.getenv("VOLLEY_TOKEN"));
+    } else {
+      properties.put("user", user);
+      properties.put("password", System.getenv("VOLLEY_PASSWORD"));
+    }
     try {
       Connection connection = DriverManager.getConnection("jdbc:arrow-flight-sql://" + args[0], properties);
       SqlClient client = new SqlClient(connection, args[2]);
