@@ -1,13 +1,12 @@
 """`volley drop` at a terminal: it asks before a table with rows is dropped."""
 
 import os
-import pty
-import subprocess
 
 import pyarrow as pa
 import pytest
 
-from cluster import BIN, environment, get, put
+from cluster import BIN, get, put
+from terminal import shown_at, start_at_terminal
 from tls_cluster import volley
 
 TABLE = pa.table({"i": pa.array(range(3), pa.int64())})
@@ -15,21 +14,11 @@ TABLE = pa.table({"i": pa.array(range(3), pa.int64())})
 
 def answered(answer, *words):
     """Runs `volley` on a terminal of its own, on which the answer is typed; returns its exit code and what was shown."""
-    master, slave = pty.openpty()
-    process = subprocess.Popen([BIN / "volley", *words], stdin=slave, stdout=slave, stderr=slave, env=environment())
-    os.close(slave)
+    process, master = start_at_terminal(BIN / "volley", *words)
     os.write(master, f"{answer}\n".encode())
-    shown = b""
-    while True:
-        try:
-            found = os.read(master, 4096)
-        except OSError:
-            break
-        if not found:
-            break
-        shown += found
+    shown = "".join(shown_at(master))
     os.close(master)
-    return process.wait(timeout=30), shown.decode()
+    return process.wait(timeout=30), shown
 
 
 def test_table_with_rows_is_dropped_after_a_yes_only(shared, client, name):

@@ -2,18 +2,17 @@
 
 import json
 import os
-import pty
 import re
 import shutil
-import subprocess
 import termios
 
 import pyarrow as pa
 import pytest
 
 from browser import FormClient
-from cluster import BIN, environment, put, wait_until
+from cluster import BIN, put, wait_until
 from identity_cluster import ADMIN, token_id
+from terminal import shown_at, start_at_terminal
 from tls_cluster import volley
 
 TABLE = pa.table({"i": pa.array(range(100), pa.int64()), "s": [f"text {i}" for i in range(100)]})
@@ -69,20 +68,11 @@ def test_without_a_terminal_the_way_to_give_a_password_is_named(secured):
 
 def at_a_terminal(*words, typed):
     """Runs `volley` on a terminal of its own and types a line for each question; returns its exit code and what was shown."""
-    master, slave = pty.openpty()
     # Questions are asked at the controlling terminal.
-    command = ["setsid", "--ctty", "--wait", BIN / "volley", *words]
-    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment())
-    os.close(slave)
+    process, master = start_at_terminal("setsid", "--ctty", "--wait", BIN / "volley", *words)
     shown, questions = "", 0
-    while True:
-        try:
-            found = os.read(master, 4096)
-        except OSError:
-            break
-        if not found:
-            break
-        shown += found.decode()
+    for piece in shown_at(master):
+        shown += piece
         if questions < len(typed) and shown.count(": ") > questions and shown.endswith(": "):
             # The question is shown before the terminal is told to hide the answer.
             wait_until(lambda: not termios.tcgetattr(master)[3] & termios.ECHO, 30, "the terminal hides what is typed")

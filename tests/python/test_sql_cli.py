@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import pty
 import signal
 import subprocess
 import threading
@@ -16,6 +15,7 @@ import pytest
 
 from cluster import BIN, environment, get, put, wait_until
 from sql_calls import ENDLESS, sql_name
+from terminal import shown_at, start_at_terminal
 from tls_cluster import volley
 
 TABLE = pa.table({"id": pa.array(range(500), pa.int64()), "kind": [("ant", None)[i % 2] for i in range(500)]})
@@ -133,23 +133,15 @@ class Prompt:
     """`volley sql` on a terminal of its own."""
 
     def __init__(self, address, states):
-        self.master, slave = pty.openpty()
-        variables = environment() | {"TERM": "xterm", "NO_COLOR": "1", "XDG_STATE_HOME": str(states)}
         command = [BIN / "volley", "--cluster", address, "sql"]
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=variables)
-        os.close(slave)
+        variables = {"TERM": "xterm", "NO_COLOR": "1", "XDG_STATE_HOME": str(states)}
+        self.process, self.master = start_at_terminal(*command, **variables)
         self.all, self.start = "", 0
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self):
-        while True:
-            try:
-                found = os.read(self.master, 65536)
-            except OSError:
-                return
-            if not found:
-                return
-            self.all += found.decode(errors="replace")
+        for piece in shown_at(self.master):
+            self.all += piece
 
     @property
     def text(self):
