@@ -51,13 +51,15 @@ class Member:
                 self.command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment() | self.variables
             )
         self.lines = queue.Queue()
-        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        threading.Thread(target=self._read, args=(self.process.stdout, self.lines), daemon=True).start()
         return self
 
-    def _read(self, process):
-        for line in process.stdout:
-            self.lines.put(line.strip())
-        self.lines.put(None)
+    @staticmethod
+    def _read(stdout, lines):
+        """Has no `self`: the end of an earlier process's output must not get into the queue of the next one."""
+        for line in stdout:
+            lines.put(line.strip())
+        lines.put(None)
 
     def wait_ready(self, seconds=60):
         try:
