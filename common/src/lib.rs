@@ -33,6 +33,7 @@
 //! | [`simple_types`] | types by their common names |
 //! | [`telemetry`] | metrics: their table, calls and latencies, the text for Prometheus |
 //! | [`suggestion`] | the known name that is probably meant by one that is not known |
+//! | [`unreachable_member`] | what to do about a member that does not answer |
 //! | [`unsent_bytes`] | how much of a stream was passed on to HTTP/2 and is not sent yet |
 //! | [`memory`], [`clock`] | settings of the allocator; the wall clock |
 
@@ -72,6 +73,7 @@ pub mod ticket;
 pub mod tls;
 pub mod transaction_id;
 pub mod transport_cause;
+pub mod unreachable_member;
 pub mod unsent_bytes;
 pub mod wire;
 

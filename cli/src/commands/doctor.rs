@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use volley_client::Client;
 use volley_common::escape::escape_lines;
 use volley_common::grpc::NOW_HEADER;
+use volley_common::unreachable_member::{HANGING_NODE_REMEDY, coordinator_remedy, node_remedy};
 use volley_common::{Code, Error, Result, clock};
 
 use self::clock_offset::ClockOffset;
@@ -174,14 +175,7 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
     let majority_answers = status["stale"].is_null();
     let silent = list("coordinators").filter(|one| one["answering"] == false).map(|one| {
         let id = &one["id"];
-        let remedy = match majority_answers {
-            true => format!(
-                "{START_REMEDY}; if its machine is lost for good, add another coordinator first, then `volley coordinators remove {id}`: see docs/how-to/lost-members.md"
-            ),
-            false => format!(
-                "{START_REMEDY}; if a majority is lost for good, follow \"Permanent loss of a majority\" in docs/operations.md"
-            ),
-        };
+        let remedy = coordinator_remedy(id, majority_answers);
         Finding::problem(format!("coordinator {id}"), &text(&one["peer"]), format!("{}: {remedy}", text(&one["text"])))
     });
     let diverged = list("coordinators").filter(|one| one["state"] == "diverged");
@@ -190,13 +184,7 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
     let unreachable =
         list("nodes").filter(|node| node["state"] != "alive" || node["condition"] == "silent").map(|node| {
             let id = text(&node["id"]);
-            let remedy = match majority_answers {
-                _ if node["state"] == "alive" => HANG_REMEDY.to_string(),
-                true => format!(
-                    "{START_REMEDY}; if its machine is lost for good, `volley remove {id}` removes it, unless data would be lost"
-                ),
-                false => START_REMEDY.to_string(),
-            };
+            let remedy = node_remedy(&id, node["state"] == "alive", majority_answers);
             let problem = format!("{}: {remedy}", text(&node["text"]));
             Finding::problem(format!("node {id}"), &text(&node["flight"]), problem)
         });
@@ -207,12 +195,6 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
     let members = silent.chain(diverged).chain(unreachable).chain(orphaned);
     std::iter::once(cluster).chain(members).chain(tls).chain(exposure).collect()
 }
-
-/// What to do about a member that is unreachable: nothing tells whether its process ended or hangs.
-const START_REMEDY: &str = "start it, or restart it if it runs and hangs";
-
-/// What to do about a node that is alive for the cluster, but does not answer.
-const HANG_REMEDY: &str = "its process or its machine hangs, or the network between is broken: restart it";
 
 /// Whether the cluster's status has this node as one that does not answer.
 fn is_hanging(status: &Result<Value>, node: &Value) -> bool {
@@ -270,7 +252,7 @@ fn check_node(report: &AddressReport, node: &Value, dialed: Result<Option<ClockO
         && report.direct
     {
         finding.problems.push(match uri {
-            Some(_) if is_hanging => format!("{error}: {HANG_REMEDY}"),
+            Some(_) if is_hanging => format!("{error}: {HANGING_NODE_REMEDY}"),
             Some(uri) => format!("{error}; {}", remedies::of_node(listener, uri)),
             None => error,
         });

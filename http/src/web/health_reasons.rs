@@ -2,11 +2,9 @@
 
 use serde_json::Value;
 use volley_common::server::ExposureKind;
+use volley_common::unreachable_member::{coordinator_remedy, node_remedy};
 
 use super::figures::{count, items, number, plural, size_of, text};
-
-/// What to do about a member that is unreachable: nothing tells whether its process ended or hangs.
-const START_REMEDY: &str = "start it, or restart it if it runs and hangs";
 
 /// A reason.
 #[derive(Debug, PartialEq)]
@@ -118,17 +116,7 @@ fn coordinator(one: &Value, has_majority: bool) -> Option<HealthReason> {
     let (id, said) = (&one["id"], text(&one["text"]));
     let subject = format!("Coordinator {id} at {}", text(&one["peer"]));
     match one["state"].as_str() {
-        Some("unreachable") => {
-            let remedy = match has_majority {
-                true => format!(
-                    "{START_REMEDY}; if its machine is lost for good, add another coordinator first, then `volley coordinators remove {id}`: see docs/how-to/lost-members.md"
-                ),
-                false => format!(
-                    "{START_REMEDY}; if a majority is lost for good, follow \"Permanent loss of a majority\" in docs/operations.md"
-                ),
-            };
-            Some(HealthReason::warn(subject, said, remedy))
-        }
+        Some("unreachable") => Some(HealthReason::warn(subject, said, coordinator_remedy(id, has_majority))),
         Some("diverged") => Some(HealthReason::bad(subject, said, "")),
         _ => None,
     }
@@ -137,19 +125,9 @@ fn coordinator(one: &Value, has_majority: bool) -> Option<HealthReason> {
 fn node(one: &Value, has_majority: bool) -> Option<HealthReason> {
     let subject = format!("Node {} at {}", text(&one["id"]), text(&one["flight"]));
     let said = text(&one["text"]);
-    let is_alive = one["state"] == "alive";
     match one["condition"].as_str() {
         Some("silent") => {
-            let remedy = match has_majority {
-                _ if is_alive => {
-                    "its process or its machine hangs, or the network between is broken: restart it".to_string()
-                }
-                true => format!(
-                    "{START_REMEDY}; if its machine is lost for good, `volley remove {}` removes it, unless data would be lost",
-                    text(&one["id"])
-                ),
-                false => START_REMEDY.to_string(),
-            };
+            let remedy = node_remedy(text(&one["id"]), one["state"] == "alive", has_majority);
             Some(HealthReason::warn(subject, said, remedy))
         }
         Some("refusing") => Some(HealthReason::warn(
