@@ -100,3 +100,23 @@ pub async fn guarded<T: Send + 'static>(task: impl Future<Output = T> + Send + '
         }
     }
 }
+
+#[test]
+fn answers_differ_in_rows_types_and_requested_order() {
+    use arrow::array::{ArrayRef, Float32Array, Float64Array};
+
+    let answer = |column: ArrayRef| {
+        let batch = RecordBatch::try_from_iter([("x", column)]).unwrap();
+        QueryAnswer::new(&batch.schema(), &[batch])
+    };
+    let floats = |values: &[f64]| answer(Arc::new(Float64Array::from(values.to_vec())));
+    let expected = floats(&[0.3, 7.0]);
+    assert_eq!(expected.rows_differ(&floats(&[0.1 + 0.2, 7.0]), true), None);
+    assert_eq!(expected.rows_differ(&floats(&[7.0, 0.3]), false), None);
+    assert!(expected.rows_differ(&floats(&[7.0, 0.3]), true).is_some());
+    for found in [&[0.3, 7.001][..], &[0.3], &[0.3, 7.0, 7.0]] {
+        assert!(expected.rows_differ(&floats(found), false).is_some(), "{found:?}");
+    }
+    assert_eq!(expected.columns_differ(&floats(&[])), None);
+    assert!(expected.columns_differ(&answer(Arc::new(Float32Array::from(vec![0.3])))).is_some());
+}

@@ -37,3 +37,15 @@ pub fn table_text(name: &TableReference) -> String {
 pub fn lower_name(name: &TableReference) -> String {
     name.table().to_lowercase()
 }
+
+#[test]
+fn order_is_that_of_the_outermost_query() {
+    assert!(is_ordered("WITH a AS (SELECT 1 AS x) SELECT x FROM a ORDER BY x LIMIT 3"));
+    assert!(!is_ordered("SELECT x, row_number() OVER (ORDER BY x) FROM (SELECT x FROM t ORDER BY x)"));
+}
+
+#[test]
+fn first_word_comes_behind_comments_and_parentheses() {
+    assert_eq!(first_word("-- SET of rows\n\n  (select 1) UNION (select 2)"), "SELECT");
+    assert_eq!(first_word("-- nothing"), "");
+}
