@@ -6,12 +6,20 @@
 //! | [`single_process`] | DataFusion over the same rows in memory |
 //! | [`join_matrix`] | queries over tables of each key type and kind of sharding |
 //! | [`key_types`] | the types, and columns of them |
+//! | [`datafusion_files`] | DataFusion's own files, compared on request |
+//! | [`file_run`] | the statements of one of them, by one process and by the cluster |
+//! | [`statement_text`] | what their texts tell before they run |
+//! | [`query_answer`] | answers as text, and what differs between two |
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod datafusion_files;
+mod file_run;
 mod join_matrix;
 mod key_types;
+mod query_answer;
 mod session;
 mod single_process;
+mod statement_text;
 
 use std::path::{Path, PathBuf};
 
