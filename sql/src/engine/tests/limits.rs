@@ -222,6 +222,48 @@ async fn large_values_are_joined_in_small_batches() {
     }
 }
 
+/// A text of 1.28 MB, which is repeated in two batches of two rows by each partition.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeated_values_count_in_the_memory() {
+    let text = "(SELECT repeat(text, 20000) AS x FROM big WHERE key = 5) c";
+    let once = format!("SELECT length(x) FROM {text}");
+    let joined = format!("SELECT sum(length(x) + key) FROM {text} CROSS JOIN (SELECT key FROM big WHERE key < 9) b");
+    let rig = with_memory(64 << 20);
+    assert_eq!(rig.rows(&joined, &["big"]).await, ["11520036"]);
+    all_memory_freed(&rig).await;
+    let rig = with_memory(4 << 20);
+    assert_eq!(rig.rows(&once, &["big"]).await, ["1280000"]);
+    let error = rig.error(&joined, &["big"]).await;
+    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    assert!(error.message.contains("sql_memory_bytes"), "{error}");
+    all_memory_freed(&rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joined_rows_without_columns_are_counted() {
+    let config = EngineConfig { memory_bytes: 4 << 20, timeout: Duration::from_secs(60), ..config() };
+    let rig = EngineRig::with(config, vec![big()]);
+    // More rows than a number can count, so that they are not taken from the statistics of the table.
+    let joined = "WITH a AS (SELECT a.key FROM big a CROSS JOIN big b) SELECT count(*) FROM a CROSS JOIN a AS b";
+    let error = rig.error(joined, &["big"]).await;
+    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    assert!(error.message.contains("sql_memory_bytes"), "{error}");
+    let few = "(SELECT key FROM big WHERE key < 7) c";
+    for (sql, rows) in [
+        (
+            format!(
+                "SELECT count(*) FROM (SELECT a.key FROM big a CROSS JOIN big b WHERE a.key < 3) d CROSS JOIN {few}"
+            ),
+            "4200000",
+        ),
+        // It does not wait for all rows.
+        (format!("SELECT count(*) FROM (SELECT a.key FROM big a CROSS JOIN big b LIMIT 10) d CROSS JOIN {few}"), "70"),
+    ] {
+        assert_eq!(rig.rows(&sql, &["big"]).await, [rows], "{sql}");
+    }
+    all_memory_freed(&rig).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn windows_count_their_rows_and_results() {
     let rig = with_memory(64 << 20);
