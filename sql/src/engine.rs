@@ -15,7 +15,7 @@
 //! | `plan_size`, `sort_keys` | plans that would become too large to be optimized, or take too long |
 //! | `query_stream`, `relabel`, `views` | a running query, and its rows with the promised schema, which has no views |
 //! | `bounded_functions`, `growth` | functions whose results would take too much memory or time |
-//! | `row_width` | rows that joins, subqueries and `unnest` would copy too often |
+//! | `row_width` | rows that joins, subqueries and `unnest` would copy too often, and the memory of those copies |
 //! | `bounded_windows`, `window_input` | the memory of window functions |
 //! | `unsound` | queries that the engine would answer wrongly |
 //! | `exact_cast_rule` | the rules of DataFusion, with casts that they do not move where that is wrong |
@@ -277,7 +277,7 @@ impl SqlEngine {
         let start = |run: Arc<QueryRun>| plan_apart(None, (), run.start()).map_ok(|(again, ())| again.rows).boxed();
         let restart = Restart {
             on_other_nodes: started.has_stages.then(|| start(run.clone())),
-            in_batches_of: Box::new(move |rows| start(Arc::new(run.in_batches_of(rows)))),
+            for_rows_of: Box::new(move |width| start(Arc::new(run.for_rows_of(width)))),
         };
         let memory = &self.template.runtime_env().memory_pool;
         Ok(QueryStream::start(started.rows, restart, schema, relabel, deadline, permit, memory))

@@ -58,7 +58,7 @@ SORTS = {
 }
 
 
-# Rows that no operator counts, because they have no columns: both sides of a join are joins, of which only the number is needed.
+# Rows without columns, of which joins count no bytes: both sides of a join are joins, of which only the number is needed.
 WITHOUT_COLUMNS = (f"WITH a AS (SELECT a.n FROM {SPREAD} a CROSS JOIN {SPREAD} b), b AS (SELECT a.n FROM a CROSS JOIN a AS b) "
                    "SELECT count(*) AS c FROM b CROSS JOIN b AS c")
 

@@ -26,7 +26,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
-use super::row_width::{self, is_variable, widest_value};
+use super::row_width::{BatchMemory, is_variable, widest_value};
 use super::window_input::{ResultGrowth, WindowFunction, WindowInputExec, WindowProgress};
 
 /// Aggregates that give one of the values of their frame. Others that give texts or lists may give all of them together.
@@ -145,20 +145,19 @@ impl ExecutionPlan for WindowOutputExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let batch_rows = context.session_config().batch_size();
+        // Steps above collect so many rows as a batch has.
+        let collected = self.grows.then(|| BatchMemory::of_stream(&context));
         // The input finds it when it is executed below.
         let progress = self.progress.begin(partition, context.memory_pool());
         let results_from = match self.window.children().as_slice() {
             [input] => input.schema().fields().len(),
             _ => return internal_err!("a window has one input"),
         };
-        let grows = self.grows;
         let rows =
             self.window.execute(partition, context)?.map(move |batch: Result<RecordBatch>| -> Result<RecordBatch> {
                 let batch = batch?;
-                if grows {
-                    // Steps above collect so many rows as a batch has.
-                    row_width::check(&batch, batch_rows)?;
+                if let Some(collected) = &collected {
+                    collected.check(&batch)?;
                 }
                 let results = batch.columns().iter().skip(results_from);
                 let widest = results.map(widest_value).fold(0, u64::saturating_add);

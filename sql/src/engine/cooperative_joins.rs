@@ -23,7 +23,7 @@ use datafusion::physical_plan::{
 };
 use futures::{Stream, StreamExt, stream};
 
-use super::row_width::{self, collects_left};
+use super::row_width::{BatchMemory, collects_left};
 
 /// Rows of the first piece of a partition.
 const FIRST_ROWS: usize = 64;
@@ -159,8 +159,8 @@ impl ExecutionPlan for CooperativeProbeExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let batch_rows = context.session_config().batch_size();
-        let rows = pieces(self.input.execute(partition, context)?, batch_rows);
+        let memory = BatchMemory::of_stream(&context);
+        let rows = pieces(self.input.execute(partition, context)?, memory);
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
 
@@ -183,6 +183,8 @@ impl ExecutionPlan for CooperativeProbeExec {
 /// How far a partition is.
 struct ProbeSlices {
     rows: SendableRecordBatchStream,
+    /// Of the batches that the join makes of them.
+    memory: BatchMemory,
     /// What is left of a batch.
     rest: Option<RecordBatch>,
     /// Of the next piece.
@@ -191,10 +193,9 @@ struct ProbeSlices {
     given: Option<Instant>,
 }
 
-/// `batch_rows`: the most rows of a piece.
-fn pieces(rows: SendableRecordBatchStream, batch_rows: usize) -> impl Stream<Item = Result<RecordBatch>> + Send {
-    let slices = ProbeSlices { rows, rest: None, piece_rows: FIRST_ROWS, given: None };
-    stream::try_unfold(slices, move |mut slices| async move {
+fn pieces(rows: SendableRecordBatchStream, memory: BatchMemory) -> impl Stream<Item = Result<RecordBatch>> + Send {
+    let slices = ProbeSlices { rows, memory, rest: None, piece_rows: FIRST_ROWS, given: None };
+    stream::try_unfold(slices, |mut slices| async move {
         if let Some(taken) = slices.given.map(|given| given.elapsed()) {
             slices.piece_rows = next_rows(slices.piece_rows, taken);
             if taken > LONG {
@@ -206,13 +207,13 @@ fn pieces(rows: SendableRecordBatchStream, batch_rows: usize) -> impl Stream<Ite
             None => match slices.rows.next().await {
                 Some(batch) => {
                     let batch = batch?;
-                    row_width::check(&batch, batch_rows)?;
+                    slices.memory.check(&batch)?;
                     batch
                 }
                 None => return Ok(None),
             },
         };
-        let rows = slices.piece_rows.min(batch_rows).min(batch.num_rows());
+        let rows = slices.piece_rows.min(slices.memory.batch_rows()).min(batch.num_rows());
         if rows < batch.num_rows() {
             slices.rest = Some(batch.slice(rows, batch.num_rows() - rows));
         }
@@ -260,7 +261,8 @@ mod tests {
         };
         let batches: Vec<Result<RecordBatch>> = vec![Ok(batch(0..1000)), Ok(batch(0..0)), Ok(batch(1000..1001))];
         let rows = RecordBatchStreamAdapter::new(batch(0..0).schema(), stream::iter(batches));
-        let pieces: Vec<RecordBatch> = pieces(Box::pin(rows), 8192).try_collect().await.unwrap();
+        let memory = BatchMemory::of_stream(&TaskContext::default());
+        let pieces: Vec<RecordBatch> = pieces(Box::pin(rows), memory).try_collect().await.unwrap();
         assert_eq!(pieces[0].num_rows(), FIRST_ROWS);
         let numbers = pieces.iter().flat_map(|piece| piece.column(0).as_primitive::<Int64Type>().values().to_vec());
         assert_eq!(numbers.collect::<Vec<_>>(), (0..1001).collect::<Vec<i64>>());

@@ -9,13 +9,15 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::{Explain, LogicalPlan};
 use datafusion::physical_plan::explain::ExplainExec;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use futures::StreamExt;
 use volley_common::Result;
 
 use super::cooperative_joins::CooperativeProbeExec;
 use super::part_scan::PartScanExec;
 use super::query_stream::Deadline;
-use super::row_width::{self, SmallBatches};
+use super::row_width::{self, RepeatedRows, SmallBatches};
 use super::stages::{QueryPlacement, QueryStages};
 use super::window_input::WindowInputExec;
 use crate::fault::checked;
@@ -23,8 +25,8 @@ use crate::fault::checked;
 /// The step of planning, as EXPLAIN VERBOSE names it.
 const STAGES: &str = "stages";
 
-/// Rows of a batch where windows collect lists and texts that grow from row to row.
-const COLLECTING_ROWS: usize = 256;
+/// Bytes of a row of a window that collects lists and texts, which grow from row to row.
+const COLLECTED_ROW_BYTES: u64 = 512 << 10;
 
 /// Starts one query, as often as it has to be planned.
 pub(super) struct QueryRun {
@@ -51,7 +53,7 @@ impl QueryRun {
     /// Those of planning.
     pub(super) async fn start(self: Arc<Self>) -> Result<StartedQuery> {
         let plan = checked(self.state.create_physical_plan(&self.plan).await)?;
-        let rows = checked(expected_rows(&plan))?;
+        let rows = checked(expected_rows(&plan, self.most_batch_bytes()))?;
         if let Some(rows) = rows.on_this_node.filter(|rows| *rows < self.state.config().batch_size()) {
             return execute(plan, &with_small_batches(&self.state, rows), false);
         }
@@ -79,10 +81,15 @@ impl QueryRun {
         }
     }
 
-    /// The same on this node alone, with batches of so many rows.
-    pub(super) fn in_batches_of(&self, rows: usize) -> Self {
+    /// The same on this node alone, with batches for rows of so many bytes.
+    pub(super) fn for_rows_of(&self, width: u64) -> Self {
+        let rows = row_width::rows_again(width, self.most_batch_bytes());
         let state = with_small_batches(&self.state, rows);
         QueryRun { state, plan: self.plan.clone(), stages: None, deadline: self.deadline }
+    }
+
+    fn most_batch_bytes(&self) -> u64 {
+        row_width::most_batch_bytes(&self.state.runtime_env().memory_pool, self.state.config().target_partitions())
     }
 
     /// What EXPLAIN shows: the stages, if there are any. EXPLAIN VERBOSE says why there are none.
@@ -128,7 +135,7 @@ struct ExpectedBatchRows {
     of_tables: Option<usize>,
 }
 
-fn expected_rows(plan: &Arc<dyn ExecutionPlan>) -> datafusion::error::Result<ExpectedBatchRows> {
+fn expected_rows(plan: &Arc<dyn ExecutionPlan>, most_bytes: u64) -> datafusion::error::Result<ExpectedBatchRows> {
     let (mut constants, mut row_bytes, mut is_joined, mut collects) = (0, 0u64, false, false);
     plan.apply(|node| {
         constants = row_width::constant_bytes(node)?.max(constants);
@@ -137,16 +144,26 @@ fn expected_rows(plan: &Arc<dyn ExecutionPlan>) -> datafusion::error::Result<Exp
         collects |= node.downcast_ref::<WindowInputExec>().is_some_and(WindowInputExec::grows);
         Ok(TreeNodeRecursion::Continue)
     })?;
-    let of_constants = (constants > 0).then(|| row_width::rows_of_width(constants));
-    let of_windows = collects.then_some(COLLECTING_ROWS);
+    let of_constants = (constants > 0).then(|| row_width::rows_of_width(constants, most_bytes));
+    let of_windows = collects.then(|| row_width::rows_of_width(COLLECTED_ROW_BYTES, most_bytes));
     Ok(ExpectedBatchRows {
         on_this_node: of_constants.into_iter().chain(of_windows).min(),
-        of_tables: is_joined.then(|| row_width::rows_of_average(row_bytes)),
+        of_tables: is_joined.then(|| row_width::rows_of_average(row_bytes, most_bytes)),
     })
 }
 
 fn execute(plan: Arc<dyn ExecutionPlan>, state: &SessionState, has_stages: bool) -> Result<StartedQuery> {
     let schema = plan.schema();
-    let rows = checked(execute_stream(plan, state.task_ctx()))?;
-    Ok(StartedQuery { rows, schema, has_stages })
+    let memory = Arc::new(RepeatedRows::new(&state.runtime_env().memory_pool));
+    let mut state = state.clone();
+    state.config_mut().set_extension(memory);
+    let context = state.task_ctx();
+    let rows = checked(execute_stream(plan, context.clone()))?;
+    let columns = rows.schema();
+    // What is counted for the query is counted until it ends.
+    let rows = rows.map(move |batch| {
+        let _ = &context;
+        batch
+    });
+    Ok(StartedQuery { rows: Box::pin(RecordBatchStreamAdapter::new(columns, rows)), schema, has_stages })
 }

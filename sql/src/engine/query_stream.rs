@@ -58,8 +58,8 @@ pub(super) type RestartedRows = BoxFuture<'static, Result<SendableRecordBatchStr
 pub(super) struct Restart {
     /// If other nodes run tasks of the query: after one of these was lost.
     pub(super) on_other_nodes: Option<RestartedRows>,
-    /// On this node alone, with batches of so many rows: after rows were too wide.
-    pub(super) in_batches_of: Box<dyn Fn(usize) -> RestartedRows + Send + Sync>,
+    /// On this node alone, with small batches: after rows of so many bytes were too wide.
+    pub(super) for_rows_of: Box<dyn Fn(u64) -> RestartedRows + Send + Sync>,
 }
 
 /// The rows of a running query. Dropping it cancels the query. It can be polled anywhere; the query runs on the runtime where it
@@ -213,12 +213,12 @@ async fn deliver(
 /// # Errors
 /// The failure, if the query is not started again.
 async fn after_failure(error: Error, has_sent: bool, restart: &mut Restart) -> Result<SendableRecordBatchStream> {
-    if let Some(rows) = row_width::fitting_rows(&error) {
+    if let Some(width) = row_width::too_wide(&error) {
         if has_sent {
             return Err(error);
         }
-        tracing::debug!(%error, rows, "a query is started again with batches of fewer rows");
-        return catch_panic((restart.in_batches_of)(rows)).await?;
+        tracing::debug!(%error, width, "a query is started again with batches of fewer rows");
+        return catch_panic((restart.for_rows_of)(width)).await?;
     }
     if error.code != Code::Unavailable {
         return Err(error);

@@ -1,11 +1,13 @@
 //! How wide the rows are that operators copy. Joins, subqueries and `unnest` give the same value with many rows, and steps above them collect
 //! batches of as many rows as the session says: one list of some megabytes would become gigabytes that no operator accounts for.
 //!
-//! Rows are measured before they are multiplied. If a batch of rows as wide as the widest one would be too large, the query is started again
-//! with batches of fewer rows; it fails if rows were sent already. So a batch has at most [`MAX_BATCH_BYTES`] of each side of a join.
+//! Rows are measured before they are multiplied, and the largest batches that can be made of them are counted in the memory of queries. If a
+//! batch of rows as wide as the widest one would be too large, or there is no memory for it, the query is started again with batches of fewer
+//! rows; it fails if rows were sent already. So a batch has at most [`MAX_BATCH_BYTES`] of each side of a join, and less with less memory.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
 use arrow::compute::take_record_batch;
@@ -24,25 +26,23 @@ use datafusion::physical_plan::{
     ReplaceChildrenOptions, StatisticsArgs,
 };
 use futures::{StreamExt, stream};
+use volley_common::Error;
 use volley_common::ipc::size::array_bytes;
-use volley_common::{Code, Error};
 
-pub(super) use self::rule::{RowWidthChecks, collects_left};
+use self::batch_memory::MAX_BATCH_BYTES;
+pub(super) use self::batch_memory::{
+    BatchMemory, RepeatedRows, most_batch_bytes, rows_again, rows_of_average, rows_of_width, too_wide,
+};
+pub(super) use self::rule::{RowWidthChecks, collects_left, with_row_checks};
 use super::growth::{bytes_of_rows, elements_of_rows};
 use crate::fault::into_datafusion;
 
+mod batch_memory;
+mod columnless;
 mod rule;
 
-/// The most bytes of one side of a join in a batch.
-const MAX_BATCH_BYTES: u64 = 128 << 20;
-/// Batches of so few rows are not too large: a row has at most some tens of megabytes.
-const MIN_BATCH_ROWS: usize = 2;
 /// Columns of which a batch has less are not measured value by value.
 const NARROW_BYTES: u64 = 4 << 10;
-/// How many times wider than the others some rows of a table are expected to be.
-const UNEVEN: u64 = 16;
-/// What the error says that asks for smaller batches. The error may come from another node.
-const TOO_WIDE: &str = "the query joins or repeats rows of ";
 
 /// In the settings of a session whose batches are smaller than those of others: leaves cut theirs.
 pub(super) struct SmallBatches;
@@ -82,43 +82,6 @@ fn widest_row(batch: &RecordBatch) -> u64 {
     batch.columns().iter().map(widest_value).fold(0, u64::saturating_add)
 }
 
-/// Fails if batches of so many rows would be too large with rows as wide as the widest one here.
-///
-/// # Errors
-/// RESOURCE_EXHAUSTED: [`fitting_rows`] says how many rows are not too many.
-pub(super) fn check(batch: &RecordBatch, batch_rows: usize) -> Result<()> {
-    if batch_rows <= MIN_BATCH_ROWS || !can_be_wide(batch.schema_ref()) {
-        return Ok(());
-    }
-    let width = widest_row(batch);
-    match width.saturating_mul(batch_rows as u64) > MAX_BATCH_BYTES {
-        true => Err(into_datafusion(Error::exhausted(format!(
-            "{TOO_WIDE}{width} bytes, of which {batch_rows} would be in memory at once: select shorter values, or join first and collect values in lists and texts afterwards"
-        )))),
-        false => Ok(()),
-    }
-}
-
-/// How many rows a batch may have so that the query does not fail with this error again; `None`: it is another error.
-pub(super) fn fitting_rows(error: &Error) -> Option<usize> {
-    if error.code != Code::ResourceExhausted {
-        return None;
-    }
-    let (_, rest) = error.message.split_once(TOO_WIDE)?;
-    let width: u64 = rest.split(' ').next()?.parse().ok()?;
-    Some(rows_of_width(width.saturating_mul(2)))
-}
-
-/// How many rows of this width a batch may have.
-pub(super) fn rows_of_width(width: u64) -> usize {
-    usize::try_from(MAX_BATCH_BYTES / width.max(1)).unwrap_or(usize::MAX).max(MIN_BATCH_ROWS)
-}
-
-/// How many rows a batch may have if its rows are of a table with rows of this width on average.
-pub(super) fn rows_of_average(width: u64) -> usize {
-    rows_of_width(width.saturating_mul(UNEVEN))
-}
-
 /// Bytes of the long constants of one operator: it may repeat them for each row.
 pub(super) fn constant_bytes(node: &Arc<dyn ExecutionPlan>) -> Result<u64> {
     let mut sum = 0u64;
@@ -150,7 +113,8 @@ pub(super) fn small_batches(batch: &RecordBatch, most: usize) -> Vec<Result<Reco
 
 /// The plan with a check of its rows, below the steps that only distribute or collect these: others look for those steps above.
 fn checked_rows(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    if plan.is::<RowWidthExec>() || !can_be_wide(&plan.schema()) {
+    let is_counted = plan.schema().fields().is_empty() || can_be_wide(&plan.schema());
+    if plan.is::<RowWidthExec>() || !is_counted {
         return Ok(plan.clone());
     }
     let passes =
@@ -165,18 +129,20 @@ fn checked_rows(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>>
     }
 }
 
-/// Rows that are not too wide.
+/// Rows that are not too wide, or have no columns and are few batches.
 #[derive(Debug)]
 pub(super) struct RowWidthExec {
     input: Arc<dyn ExecutionPlan>,
     /// The lists whose elements become rows above, each with the other columns.
     lists: Vec<usize>,
+    /// Bytes that are counted for the batches that are made of the rows of all partitions.
+    counted: Arc<AtomicU64>,
 }
 
 impl RowWidthExec {
     /// The rows of `input`. The step above makes rows of the elements of `lists`, if there are any.
     pub(super) fn new(input: Arc<dyn ExecutionPlan>, lists: Vec<usize>) -> Self {
-        RowWidthExec { input, lists }
+        RowWidthExec { input, lists, counted: Arc::default() }
     }
 
     /// The lists whose elements become rows above.
@@ -185,13 +151,13 @@ impl RowWidthExec {
     }
 
     /// The rows in batches that can be copied as often as the step above does.
-    fn pieces(batch: RecordBatch, batch_rows: usize, lists: &[usize]) -> Result<Vec<Result<RecordBatch>>> {
+    fn pieces(batch: RecordBatch, memory: &BatchMemory, lists: &[usize]) -> Result<Vec<Result<RecordBatch>>> {
         if lists.is_empty() {
-            check(&batch, batch_rows)?;
+            memory.check(&batch)?;
             return Ok(vec![Ok(batch)]);
         }
         let kept: Vec<usize> = (0..batch.num_columns()).filter(|column| !lists.contains(column)).collect();
-        check(&batch.project(&kept)?, batch_rows)?;
+        memory.check(&batch.project(&kept)?)?;
         let costs = unnested_bytes(&batch, lists, &kept)?;
         if let Some(most) = costs.iter().max().filter(|most| **most > MAX_BATCH_BYTES) {
             return Err(into_datafusion(Error::exhausted(format!(
@@ -201,11 +167,12 @@ impl RowWidthExec {
         }
         let (mut pieces, mut start, mut bytes) = (Vec::new(), 0, 0u64);
         for (row, cost) in costs.iter().enumerate() {
-            if row > start && bytes.saturating_add(*cost) > MAX_BATCH_BYTES {
+            if row > start && bytes.saturating_add(*cost) > memory.most_bytes() {
                 pieces.push(Ok(batch.slice(start, row - start)));
                 (start, bytes) = (row, 0);
             }
             bytes = bytes.saturating_add(*cost);
+            memory.count_batches(bytes)?;
         }
         pieces.push(Ok(batch.slice(start, batch.num_rows() - start)));
         Ok(pieces)
@@ -293,7 +260,11 @@ impl ExecutionPlan for RowWidthExec {
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match <[_; 1]>::try_from(children) {
-            Ok([input]) => Ok(Arc::new(RowWidthExec::new(input, self.lists.clone()))),
+            Ok([input]) => {
+                // A recursion, which runs its steps again and again, counts their batches once.
+                let (lists, counted) = (self.lists.clone(), self.counted.clone());
+                Ok(Arc::new(RowWidthExec { input, lists, counted }))
+            }
             Err(children) => internal_err!("RowWidthExec has one child, not {}", children.len()),
         }
     }
@@ -303,10 +274,19 @@ impl ExecutionPlan for RowWidthExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let batch_rows = context.session_config().batch_size();
+        let rows = self.input.execute(partition, context.clone())?;
+        if self.schema().fields().is_empty() {
+            let rows = columnless::merged(rows, BatchMemory::of_stream(&context));
+            return Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)));
+        }
         let lists = self.lists.clone();
-        let rows = self.input.execute(partition, context)?.flat_map(move |batch: Result<RecordBatch>| {
-            let pieces = batch.and_then(|batch| RowWidthExec::pieces(batch, batch_rows, &lists));
+        let memory = match lists.is_empty() {
+            true => BatchMemory::of_collected(&context, &self.counted),
+            // The step above has made its batches when the rows end.
+            false => BatchMemory::of_stream(&context),
+        };
+        let rows = rows.flat_map(move |batch: Result<RecordBatch>| {
+            let pieces = batch.and_then(|batch| RowWidthExec::pieces(batch, &memory, &lists));
             stream::iter(pieces.unwrap_or_else(|error| vec![Err(error)]))
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))

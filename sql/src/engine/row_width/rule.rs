@@ -11,6 +11,7 @@ use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJo
 use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, replace_children_if_necessary};
+use datafusion_distributed::BroadcastExec;
 
 use super::{RowWidthExec, checked_rows};
 
@@ -20,7 +21,7 @@ pub(in crate::engine) struct RowWidthChecks;
 
 impl PhysicalOptimizerRule for RowWidthChecks {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(with_checks).map(|rewritten| rewritten.data)
+        with_row_checks(plan)
     }
 
     fn name(&self) -> &str {
@@ -30,6 +31,11 @@ impl PhysicalOptimizerRule for RowWidthChecks {
     fn schema_check(&self) -> bool {
         true
     }
+}
+
+/// The plan with checks of all rows that it repeats. In stages each task has its own: the rows that it collects may come from others.
+pub(in crate::engine) fn with_row_checks(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    plan.transform_up(with_checks).map(|rewritten| rewritten.data)
 }
 
 /// Whether the step is a join that collects its left input, whose rows it repeats.
@@ -52,6 +58,9 @@ fn with_checks(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Execu
     } else if collects_left(&node) {
         let [build, probe] = inputs.as_slice() else { return internal_err!("a join has two inputs") };
         vec![checked_rows(build)?, probe.clone()]
+    } else if node.is::<BroadcastExec>() {
+        // It keeps rows as a join does, and joins on other nodes collect them.
+        inputs.iter().map(checked_rows).collect::<Result<_>>()?
     } else {
         return Ok(Transformed::no(node));
     };

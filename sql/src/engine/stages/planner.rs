@@ -28,6 +28,7 @@ use super::routing::TaskRouting;
 use super::worker::QueryWorker;
 use crate::engine::cooperative_joins::{in_pieces, without_pieces};
 use crate::engine::part_scan::PartScanExec;
+use crate::engine::row_width::with_row_checks;
 use crate::fault::into_datafusion;
 
 /// Makes the stages of one query.
@@ -61,7 +62,7 @@ impl StagePlanner<'_> {
         let mut state = state.clone();
         *state.config_mut() = config.clone();
         let plan = planner.create_physical_plan(logical, &state).await?;
-        Ok((in_pieces(without_local_broadcasts(plan)?)?, config))
+        Ok((in_pieces(with_row_checks(without_local_broadcasts(plan)?)?)?, config))
     }
 
     fn config(&self, mut config: SessionConfig) -> Result<SessionConfig> {

@@ -19,6 +19,7 @@ use super::leaf_codec::LeafCodec;
 use super::portability::{check_received, decode};
 use super::task_plan::TaskPlan;
 use super::task_registry::{TaskGuard, TaskRegistry};
+use crate::engine::row_width::RepeatedRows;
 use crate::erased::Erased;
 use crate::query_network::QueryNetwork;
 
@@ -73,6 +74,7 @@ impl TaskRunner {
         let distributed = DistributedConfig::from_session_config(&config)?.clone();
         *config.options_mut() = ConfigOptions::clone(self.template.config_options());
         config.options_mut().extensions.insert(distributed);
+        config.set_extension(Arc::new(RepeatedRows::new(&self.template.runtime_env().memory_pool)));
         self.prepare(&mut config);
         Ok(config)
     }

@@ -222,6 +222,41 @@ async fn large_values_are_joined_in_small_batches() {
     }
 }
 
+/// A text of 1.28 MB, which is repeated in two batches of two rows by each partition.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeated_values_count_in_the_memory() {
+    let text = "(SELECT repeat(text, 20000) AS x FROM big WHERE key = 5) c";
+    let once = format!("SELECT length(x) FROM {text}");
+    let joined = format!("SELECT sum(length(x) + key) FROM {text} CROSS JOIN (SELECT key FROM big WHERE key < 9) b");
+    let rig = with_memory(64 << 20);
+    assert_eq!(rig.rows(&joined, &["big"]).await, ["11520036"]);
+    all_memory_freed(&rig).await;
+    let rig = with_memory(4 << 20);
+    assert_eq!(rig.rows(&once, &["big"]).await, ["1280000"]);
+    let error = rig.error(&joined, &["big"]).await;
+    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    assert!(error.message.contains("sql_memory_bytes"), "{error}");
+    all_memory_freed(&rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joined_rows_without_columns_are_counted() {
+    let config = EngineConfig { memory_bytes: 4 << 20, timeout: Duration::from_secs(60), ..config() };
+    let rig = EngineRig::with(config, vec![big()]);
+    let pairs = "SELECT x.value FROM generate_series(1, 100) x CROSS JOIN generate_series(1, 1000000000000) y";
+    let error = rig.error(&format!("WITH a AS ({pairs}) SELECT count(*) FROM a CROSS JOIN a AS b"), &[]).await;
+    assert_eq!(error.code, Code::ResourceExhausted, "{error}");
+    assert!(error.message.contains("sql_memory_bytes"), "{error}");
+    all_memory_freed(&rig).await;
+    // It does not wait for all rows.
+    let first = format!("SELECT count(*) FROM ({pairs} LIMIT 10) a CROSS JOIN (SELECT key FROM big WHERE key < 7) b");
+    assert_eq!(rig.rows(&first, &["big"]).await, ["70"]);
+    let pairs = "SELECT a.key FROM big a CROSS JOIN big b WHERE a.key < 3 AND b.key < 1000";
+    let all = format!("SELECT count(*) FROM ({pairs}) a CROSS JOIN (SELECT key FROM big WHERE key < 7) b");
+    assert_eq!(rig.rows(&all, &["big"]).await, ["21000"]);
+    all_memory_freed(&rig).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn windows_count_their_rows_and_results() {
     let rig = with_memory(64 << 20);

@@ -88,6 +88,7 @@ const QUERIES: &[&str] = &[
     "SELECT a.v, b.v FROM big a JOIN small b ON a.v < b.v AND a.k IS NULL",
     "SELECT a.v, b.v FROM other a LEFT JOIN small b ON a.v > b.v + 280",
     "SELECT a.v, b.v FROM other a CROSS JOIN small b WHERE a.v < 10",
+    "SELECT count(*) FROM (SELECT a.v FROM big a CROSS JOIN other b WHERE a.v < 100) c CROSS JOIN (SELECT v FROM other WHERE v < 9) d",
     "SELECT a.v, b.v FROM big a LEFT JOIN vacant b ON a.k = b.k WHERE a.v < 10",
     "SELECT k FROM big UNION SELECT CAST(k AS BIGINT) FROM small",
     "SELECT v FROM big UNION ALL SELECT v FROM other UNION ALL SELECT v FROM small UNION ALL SELECT 5",
