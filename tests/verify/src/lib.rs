@@ -19,12 +19,13 @@ pub struct Project {
 }
 
 impl Project {
-    /// The project that this program was built in.
+    /// The project whose program cargo runs, or the one that it was built in: checkouts that share a target folder share the program.
     ///
     /// # Errors
     /// Its folder does not exist.
     pub fn find() -> Result<Self, String> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let root = Path::new(&package).join("../..");
         let root = root.canonicalize().map_err(|e| format!("the project's folder {}: {e}", root.display()))?;
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         Ok(Project { root, target })
