@@ -14,9 +14,12 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExecBuilder;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use volley_common::Error;
+use volley_common::ipc::take::has_zero_width;
 
 use super::bounded_functions;
 use super::part_scan::PartScanExec;
+use crate::fault::into_datafusion;
 use crate::predicate::Predicate;
 use crate::source::{PlannedTable, TableSource};
 
@@ -107,12 +110,29 @@ impl PartTable {
         Ok(Arc::new(filtered))
     }
 
+    /// Steps of the engine derive the number of values from their bytes, and lose those that have none.
+    ///
+    /// # Errors
+    /// UNIMPLEMENTED: names the first column of such a type.
+    fn check_columns(&self, columns: &[usize]) -> Result<()> {
+        let fields = self.table.schema.fields();
+        let without_bytes =
+            columns.iter().filter_map(|at| fields.get(*at)).find(|field| has_zero_width(field.data_type()));
+        without_bytes.map_or(Ok(()), |field| {
+            Err(into_datafusion(Error::unimplemented(format!(
+                "the column {:?} of table {} has values without bytes ({}), which the engine of queries cannot count: select the other columns, or read the table with a filter (`where`), which needs no engine",
+                field.name(), self.table.name, field.data_type()
+            ))))
+        })
+    }
+
     async fn exec(
         &self,
         columns: Vec<usize>,
         filter: Option<Predicate>,
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.check_columns(&columns)?;
         let table = match &filter {
             Some(filter) => self.source.prune(&self.table, filter).await,
             None => self.table.clone(),

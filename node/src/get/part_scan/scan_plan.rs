@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use volley_common::ipc::project::{Projector, dictionary_ids};
 use volley_common::ipc::schema::parse_schema;
+use volley_common::ipc::take::filter_rows;
 use volley_common::wire::cluster::Ticket;
 use volley_common::{Error, Result};
 use volley_sql::predicate::{Predicate, Pruning, RowFilter};
@@ -172,7 +172,7 @@ impl ScanPlan {
         match selection {
             Selection::None => Ok(batch.slice(0, 0)),
             Selection::All => Ok(batch),
-            Selection::Some(mask) => filter_record_batch(&batch, mask)
+            Selection::Some(mask) => filter_rows(&batch, mask)
                 .map_err(|e| Error::internal(format!("the rows of a scan cannot be selected: {e}"))),
         }
     }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BooleanArray, DictionaryArray, Int64Array, ListArray, RecordBatch, StringArray, StringViewArray,
-    StructArray,
+    ArrayRef, AsArray, BooleanArray, DictionaryArray, FixedSizeBinaryArray, FixedSizeListArray, Int64Array, ListArray,
+    RecordBatch, StringArray, StringViewArray, StructArray,
 };
-use arrow::buffer::OffsetBuffer;
+use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
 use bytes::Bytes;
@@ -68,6 +68,37 @@ async fn nested_columns_and_views_are_filtered() {
             let got = serving.get(&filtered(&whole, filter)).await.unwrap();
             assert_eq!(concat_batches(&all.schema(), &got).unwrap(), expected, "{filter}, {codec:?}");
         }
+    }
+}
+
+/// Columns whose values have no bytes, with nulls and without.
+fn without_bytes(from: i64, rows: i64) -> RecordBatch {
+    let ids: Vec<i64> = (from..from + rows).collect();
+    let nulls = || Some(NullBuffer::from_iter(ids.iter().map(|id| id % 5 != 2)));
+    let binary = |nulls| FixedSizeBinaryArray::try_new_with_len(0, Buffer::default(), nulls, ids.len()).unwrap();
+    let item = Arc::new(Field::new_list_field(DataType::Int64, true));
+    let no_items: ArrayRef = Arc::new(Int64Array::from(Vec::<i64>::new()));
+    let list = FixedSizeListArray::try_new_with_length(item, 0, no_items, nulls(), ids.len()).unwrap();
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from(ids.clone()))),
+        ("binary", Arc::new(binary(None))),
+        ("binary_or_null", Arc::new(binary(nulls()))),
+        ("list", Arc::new(list)),
+        ("struct", Arc::new(StructArray::new_empty_fields(ids.len(), nulls()))),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap()
+}
+
+#[tokio::test]
+async fn values_without_bytes_are_filtered() {
+    let node = TestNode::start().await;
+    let (stored, all) = ([without_bytes(0, 300), without_bytes(300, 300)], without_bytes(0, 600));
+    let part = node.write_compressed(&stored, Compression::None);
+    let whole = Ticket { schema: Bytes::new(), ..ticket(&[(part, &[])]) };
+    for (filter, expected) in [("id > 250 AND id < 400", 251..400), ("id = 3", 3..4), ("id < 0", 0..0)] {
+        let got = node.get(&filtered(&whole, filter)).await.unwrap();
+        let expected = all.slice(expected.start, expected.len());
+        assert_eq!(concat_batches(&all.schema(), &got).unwrap(), expected, "{filter}");
     }
 }
 

@@ -1,6 +1,8 @@
 //! Results of queries.
 
-use arrow::datatypes::DataType;
+use arrow::array::{Array, ArrayRef, FixedSizeBinaryArray, Int64Array, StructArray};
+use arrow::buffer::Buffer;
+use arrow::datatypes::{DataType, Field};
 use datafusion::common::ScalarValue;
 use volley_common::Code;
 
@@ -152,6 +154,28 @@ async fn rows_are_counted_without_their_columns() {
     assert_eq!(rig.rows("SELECT 7 FROM orders WHERE id < 3", &["orders"]).await, ["7", "7"]);
     let limited = "SELECT count(*) FROM (SELECT * FROM orders LIMIT 2)";
     assert_eq!(rig.rows(limited, &["orders"]).await, ["2"]);
+}
+
+#[tokio::test]
+async fn columns_of_values_without_bytes_are_refused() {
+    let no_bytes = FixedSizeBinaryArray::try_new_with_len(0, Buffer::default(), None, 3).unwrap();
+    let nested: ArrayRef = Arc::new(StructArray::from(vec![(
+        Arc::new(Field::new("inner", no_bytes.data_type().clone(), true)),
+        Arc::new(no_bytes.clone()) as ArrayRef,
+    )]));
+    let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+    let batch =
+        RecordBatch::try_from_iter([("id", ids), ("z", Arc::new(no_bytes) as ArrayRef), ("s", nested)]).unwrap();
+    let rig = EngineRig::with(config(), vec![MemoryTable::new("v", 1, batch.schema(), vec![vec![batch]])]);
+    for sql in
+        ["SELECT z, count(*) FROM v GROUP BY z", "SELECT s FROM v ORDER BY id DESC", "SELECT z FROM v ORDER BY id"]
+    {
+        let error = rig.error(sql, &["v"]).await;
+        assert_eq!(error.code, Code::Unimplemented, "{sql}: {error}");
+        assert!(error.message.contains("select the other columns"), "{sql}: {error}");
+    }
+    assert_eq!(rig.rows("SELECT id FROM v ORDER BY id DESC", &["v"]).await, ["3", "2", "1"]);
+    assert_eq!(rig.rows("SELECT count(*) FROM v WHERE id > 1", &["v"]).await, ["2"]);
 }
 
 #[tokio::test]
