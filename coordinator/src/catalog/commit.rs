@@ -36,6 +36,9 @@ impl Catalog {
         if write.mode() == WriteMode::Compact {
             return Ok(reply::Reply::Outcome(self.commit_compaction(write, &parts, now)?));
         }
+        if write.mode() == WriteMode::Create && self.find(&write.table).is_some() {
+            return Err(created_meanwhile(&write));
+        }
         let table = self.table_to_commit(&write, now)?;
         if write.query_result {
             return Ok(reply::Reply::Outcome(self.commit_query_result(write, table, &parts, now)));
@@ -307,6 +310,13 @@ pub(super) fn retention_step(table: &Table) -> u64 {
 pub(super) fn promised_ms(table: &Table) -> u64 {
     let last = table.replaced.last().filter(|last| last.compaction || last.restored != 0);
     last.map_or(0, |last| last.until_ms)
+}
+
+fn created_meanwhile(write: &Write) -> Error {
+    Error::exists(format!(
+        "table {:?} exists already: it was created after this write began; put again with mode append or create_append to add the rows, or with mode replace",
+        write.table.join("/")
+    ))
 }
 
 /// Checks that the table is still the one that the append was planned for.

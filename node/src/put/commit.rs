@@ -2,6 +2,7 @@
 //! committed, or rolled back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,12 +12,12 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use volley_common::ipc::schema::schema_message;
 use volley_common::telemetry::trace::{CallSpan, carry};
-use volley_common::wire::catalog::Part;
+use volley_common::wire::catalog::{Part, WriteOutcome};
 use volley_common::wire::cluster::{AbortWriteRequest, CommitWriteRequest, StagePartsRequest};
 use volley_common::{Code, Error, PartId, Result};
 
 use super::part_events::PartEvent;
-use super::plan::PlannedWrite;
+use super::plan::{BeginAgain, PlannedWrite};
 use super::replicate::PartReplicator;
 use crate::unneeded_parts::remove_unneeded;
 
@@ -37,7 +38,8 @@ pub async fn execute(
     mut events: mpsc::Receiver<Result<PartEvent>>,
 ) -> Result<Bytes> {
     let replicator = PartReplicator::new(write.context.clone(), write.plan.clone(), write.table.components().to_vec());
-    let execution = Arc::new(WriteExecution { write, replicator });
+    let attempt = AtomicU64::new(write.attempt);
+    let execution = Arc::new(WriteExecution { write, replicator, attempt });
     match execution.write_and_replicate(writing, &mut events).await {
         Ok(()) => match CallSpan::begin("put.commit").run(execution.clone().commit().boxed()).await {
             Ok(outcome) => Ok(outcome),
@@ -53,6 +55,8 @@ pub async fn execute(
 struct WriteExecution {
     write: PlannedWrite,
     replicator: PartReplicator,
+    /// The attempt that a commit or an abort names: another one once the write was begun again.
+    attempt: AtomicU64,
 }
 
 impl WriteExecution {
@@ -106,22 +110,41 @@ impl WriteExecution {
     /// Makes the parts visible, or stages them for the call that commits them. Copies beyond the required ones continue
     /// in the background.
     async fn commit(self: Arc<Self>) -> Result<Bytes> {
-        let PlannedWrite { context, write_id, attempt, stream, .. } = &self.write;
+        let PlannedWrite { stream, again, .. } = &self.write;
         let parts = self.replicator.parts();
         let kept = self.held_here(&parts);
-        let outcome = match stream {
-            Some(stream) => self.stage(*stream, parts).await?,
-            None => {
-                let request = CommitWriteRequest { write: write_id.clone(), parts, attempt: *attempt };
-                let began = Instant::now();
-                let committed = context.coordinators.commit(request).await?;
-                metrics::histogram!("volley_put_commit_duration_seconds").record(began.elapsed());
-                committed.to_json()
-            }
+        let outcome = match (stream, again) {
+            (Some(stream), _) => self.stage(*stream, parts).await?,
+            (None, None) => self.commit_parts(parts).await?.to_json(),
+            (None, Some(again)) => match self.commit_parts(parts.clone()).await {
+                // Refused, so nothing has changed.
+                Err(error) if error.code == Code::AlreadyExists => self.commit_again(again, parts).await?.to_json(),
+                committed => committed?.to_json(),
+            },
         };
         let outcome = Bytes::from(outcome.to_string());
         tokio::spawn(carry(self.finish(kept)));
         Ok(outcome)
+    }
+
+    async fn commit_parts(&self, parts: Vec<Part>) -> Result<WriteOutcome> {
+        let PlannedWrite { context, write_id, .. } = &self.write;
+        let attempt = self.attempt.load(Ordering::Relaxed);
+        let began = Instant::now();
+        let request = CommitWriteRequest { write: write_id.clone(), parts, attempt };
+        let committed = context.coordinators.commit(request).await?;
+        metrics::histogram!("volley_put_commit_duration_seconds").record(began.elapsed());
+        Ok(committed)
+    }
+
+    /// Commits the parts by another plan of the write, which may append to the table. The write keeps its id, so that its parts are
+    /// needed throughout, and no two of its plans can be committed.
+    async fn commit_again(&self, again: &BeginAgain, parts: Vec<Part>) -> Result<WriteOutcome> {
+        let attempt = rand::random();
+        let plan = again.begin(&self.write.context, attempt).await?;
+        self.attempt.store(attempt, Ordering::Relaxed);
+        self.write.check_fits(&plan)?;
+        self.commit_parts(parts).await
     }
 
     async fn stage(&self, stream: u64, parts: Vec<Part>) -> Result<Value> {
@@ -236,11 +259,12 @@ impl WriteExecution {
 
     /// Aborts the write. A staged one stays open: its other streams may succeed.
     async fn abort(&self, cause: &Error) {
-        let PlannedWrite { context, write_id, attempt, stream, .. } = &self.write;
+        let PlannedWrite { context, write_id, stream, .. } = &self.write;
         if stream.is_some() {
             return;
         }
-        let request = AbortWriteRequest { write: write_id.clone(), reason: cause.message.clone(), attempt: *attempt };
+        let attempt = self.attempt.load(Ordering::Relaxed);
+        let request = AbortWriteRequest { write: write_id.clone(), reason: cause.message.clone(), attempt };
         if let Err(error) = context.coordinators.abort(request).await {
             tracing::warn!(write = write_id, %error, "a failed write was not aborted; if it is open, its lease will expire");
         }

@@ -42,6 +42,14 @@ pub struct PlannedWrite {
     spreads: bool,
     /// How the client names the put.
     pub(super) request_id: Option<String>,
+    /// Only for a put that creates its table, and would append if there were one.
+    pub(super) again: Option<Box<BeginAgain>>,
+}
+
+/// Begins the write of a put anew when another put has created the table meanwhile: then it is planned as an append.
+pub(super) struct BeginAgain {
+    request: BeginWriteRequest,
+    caller: AssertedCaller,
 }
 
 /// The first block of each shard, bytes, if the client named a number of shards. Less than a message: then a table of a
@@ -67,6 +75,8 @@ pub async fn begin(
     let (mut attempt, transaction) = (request.attempt, request.transaction.clone());
     let expires = temporary_ttl_ms != 0 || request.ttl_ms.is_some_and(|ms| ms != 0);
     let has_stats_columns = request.stats_columns.as_ref().is_some_and(|columns| !columns.names.is_empty());
+    let again = (request.create_append && transaction.is_empty())
+        .then(|| Box::new(BeginAgain { request: request.clone(), caller: caller.clone() }));
     let plan = context.coordinators.begin_write(request, caller).await?;
     let write = plan.write.as_ref().ok_or_else(|| Error::internal("the coordinator planned no write"))?;
     check_transaction(write, &transaction)?;
@@ -89,6 +99,7 @@ pub async fn begin(
     // One Arc for both if they are equal: then comparing them for every batch costs nothing.
     let schema = if schema == handshake.schema { handshake.schema.clone() } else { schema };
     let stream = write.staged.then(rand::random::<u64>);
+    let again = again.filter(|_| !write.staged && write.mode() == WriteMode::Create);
     let name = handshake.request.name.clone();
     let options = &handshake.request.options;
     let spreads = options.shards.is_some();
@@ -96,7 +107,7 @@ pub async fn begin(
         !transaction.is_empty() && matches!(options.mode.unwrap_or_default(), Mode::Create | Mode::Replace);
     let planned = PlannedWrite::new(context, plan, name, schema, attempt, stream);
     let request_id = caller.request_id().map(String::from);
-    Ok(PutPlan::Write(PlannedWrite { spreads, only_first, request_id, ..planned }))
+    Ok(PutPlan::Write(PlannedWrite { spreads, only_first, request_id, again, ..planned }))
 }
 
 /// Checks that a write that was planned belongs to the transaction that was requested, if any.
@@ -179,6 +190,18 @@ fn begin_request(context: &PutContext, handshake: &PutHandshake) -> Result<Begin
     })
 }
 
+impl BeginAgain {
+    /// Begins the write anew, as this attempt.
+    ///
+    /// # Errors
+    /// Those of a put that appends.
+    pub(super) async fn begin(&self, context: &PutContext, attempt: u64) -> Result<WritePlan> {
+        let request = BeginWriteRequest { attempt, ..self.request.clone() };
+        let begun = context.coordinators.begin_write(request, &self.caller).await;
+        begun.map_err(|error| error.at("another put has created the table meanwhile"))
+    }
+}
+
 impl PlannedWrite {
     /// `stream`: for a staged write, this stream's id.
     pub fn new(
@@ -192,7 +215,38 @@ impl PlannedWrite {
         let write_id = plan.write.as_ref().map(|write| write.id.clone()).unwrap_or_default();
         let plan = Arc::new(plan);
         let (only_first, spreads, request_id) = (false, false, None);
-        PlannedWrite { context, plan, table, write_id, attempt, stream, schema, only_first, spreads, request_id }
+        let again = None;
+        PlannedWrite { context, plan, table, write_id, attempt, stream, schema, only_first, spreads, request_id, again }
+    }
+
+    /// Checks that the parts, which were written by the first plan, fit another plan of the same write.
+    ///
+    /// # Errors
+    /// ABORTED.
+    pub(super) fn check_fits(&self, plan: &WritePlan) -> Result<()> {
+        let write = plan.write.as_ref().ok_or_else(|| Error::internal("the coordinator planned no write"))?;
+        // Its commit returns the outcome.
+        if write.state() == WriteState::Committed {
+            return Ok(());
+        }
+        // Options that say nothing of the parts may differ.
+        let of_parts = |spec: &TableSpec| TableSpec {
+            replicas: 0,
+            retention_ms: 0,
+            max_endpoints: 0,
+            shareable_tickets: false,
+            ttl_ms: 0,
+            ..spec.clone()
+        };
+        let spec = self.plan.write.as_ref().and_then(|first| first.spec.as_ref());
+        let has_schema = write.schema.is_empty() || parse_schema(&write.schema)? == self.schema;
+        match has_schema && spec.map(of_parts) == write.spec.as_ref().map(of_parts) {
+            true => Ok(()),
+            false => Err(Error::aborted(format!(
+                "another put has created table {:?} meanwhile, with other options or another schema than this one would have: put again to append",
+                self.table
+            ))),
+        }
     }
 
     /// How its parts are written.

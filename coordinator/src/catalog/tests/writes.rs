@@ -121,7 +121,8 @@ fn create_and_append_errors_name_the_table() {
     fixture.begin(begin("w3", "u", WriteMode::Create));
     fixture.begin(begin("w4", "u", WriteMode::Create));
     fixture.commit(commit("w4", &[2]));
-    fixture.must_reject(Op::CommitWrite(commit("w3", &[3])), Code::AlreadyExists);
+    let message = fixture.must_reject(Op::CommitWrite(commit("w3", &[3])), Code::AlreadyExists);
+    assert!(message.contains("after this write began; put again"), "{message}");
 }
 
 #[test]

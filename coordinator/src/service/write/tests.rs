@@ -1,9 +1,9 @@
 //! Writes whose ids were used before.
 #![allow(clippy::unwrap_used)]
 
-use volley_common::Code;
 use volley_common::ipc::schema::schema_message;
 use volley_common::wire::catalog::{RegisterNode, Replaced, Row, row};
+use volley_common::{Code, PartId};
 
 use super::*;
 use crate::service::testing::ServicesFixture;
@@ -139,6 +139,33 @@ async fn temporary_rows_go_only_into_a_table_that_expires() {
         let error = begin("sales/lasting", mode, "w2").await.unwrap_err();
         assert_eq!(error.code, code, "{error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn put_whose_table_was_created_meanwhile_is_begun_again() {
+    let fixture = services().await;
+    let (ann, service) = (fixture.access("ann"), &fixture.services.write);
+    let begin = async |id: &str, attempt: u64| {
+        let (write_id, mode) = (id.into(), WriteMode::Create.into());
+        let request = BeginWriteRequest { write_id, attempt, mode, create_append: true, ..of_put("sales/t") };
+        service.begin_write(&ann, request).await.unwrap().write.unwrap()
+    };
+    let part =
+        |id: u128| Part { id: Some(PartId(id).into()), rows: 10, bytes: 100, holders: vec![1, 2], ..Part::default() };
+    let commit = async |id: &str, attempt: u64, part: Part| {
+        let request = CommitWriteRequest { write: id.into(), parts: vec![part], attempt };
+        service.commit_write(request).await
+    };
+    let (one, two) = (begin("one", 5).await, begin("two", 6).await);
+    assert_eq!([one.mode(), two.mode()], [WriteMode::Create; 2]);
+    commit("one", 5, part(1)).await.unwrap();
+    assert_eq!(commit("two", 6, part(2)).await.unwrap_err().code, Code::AlreadyExists);
+    let again = begin("two", 7).await;
+    assert_eq!((again.mode(), &again.spec, &again.schema), (WriteMode::Append, &two.spec, &two.schema));
+    assert_eq!(commit("two", 6, part(2)).await.unwrap_err().code, Code::Aborted, "by its first plan");
+    let outcome = commit("two", 7, part(2)).await.unwrap();
+    assert_eq!((outcome.version, outcome.rows), (2, 10));
+    assert_eq!(commit("two", 7, part(2)).await.unwrap(), outcome);
 }
 
 #[test]

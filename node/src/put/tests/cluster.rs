@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status};
 use volley_common::identity::{ASSERTION_HEADER, Access};
 use volley_common::server::audit::request_id;
 use volley_common::server::serve::{self, ServerLimits, TonicService};
-use volley_common::wire::catalog::{Node, ShardPlacement, TableSpec, Write, WriteOutcome, WriteState};
+use volley_common::wire::catalog::{Node, ShardPlacement, TableSpec, Write, WriteMode, WriteOutcome, WriteState};
 use volley_common::wire::cluster::coordinator_server::{Coordinator, CoordinatorServer};
 use volley_common::wire::cluster::*;
 use volley_common::{Error, NodeId, PartId};
@@ -49,6 +49,8 @@ pub struct FakeCoordinatorState {
     pub staged_parts: Vec<StagePartsRequest>,
     pub refuse_begin: Option<Error>,
     pub refuse_commit: Option<Error>,
+    /// The options of a table that another put creates after each put has begun, and before its commit.
+    pub created_meanwhile: Option<TableSpec>,
     /// By user: the password, and the session token for it.
     pub passwords: HashMap<String, (String, String)>,
     pub logins: Vec<LoginRequest>,
@@ -130,9 +132,10 @@ impl Coordinator for FakeCoordinator {
         let (ttl_ms, stats_columns) =
             if state.knows_table_options { (ttl_ms, stats_columns) } else { Default::default() };
         let placement = state.placement.iter().map(|nodes| ShardPlacement { nodes: nodes.clone() }).collect();
-        let new = Write {
+        let mut new = Write {
             id: request.write_id.clone(),
             table: request.table,
+            mode: request.mode,
             spec: Some(TableSpec { ttl_ms, stats_columns, ..state.spec.clone() }),
             schema: request.schema,
             placement,
@@ -142,6 +145,11 @@ impl Coordinator for FakeCoordinator {
             query_result: request.query_result && state.knows_query_results,
             ..Write::default()
         };
+        let is_known = state.writes.contains_key(&request.write_id);
+        if let Some(spec) = state.created_meanwhile.clone().filter(|_| is_known && request.create_append) {
+            (new.mode, new.spec) = (WriteMode::Append.into(), Some(spec));
+            state.writes.remove(&request.write_id);
+        }
         let write = state.writes.entry(request.write_id).or_insert(new).clone();
         Ok(Response::new(WritePlan { write: Some(write), nodes: state.nodes.clone(), lease_ms: 60_000 }))
     }
@@ -157,7 +165,14 @@ impl Coordinator for FakeCoordinator {
         if let Some(error) = state.refuse_commit.clone() {
             return Err(error.into());
         }
+        let is_created = state.created_meanwhile.is_some();
         let write = state.writes.get_mut(&request.write).ok_or_else(|| Status::not_found("no such write"))?;
+        if is_created && write.attempt != request.attempt {
+            return Err(Status::aborted("superseded"));
+        }
+        if is_created && write.mode() == WriteMode::Create {
+            return Err(Status::already_exists("there is a table"));
+        }
         let outcome = WriteOutcome {
             table: write.table.clone(),
             version: 1,

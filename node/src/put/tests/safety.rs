@@ -1,6 +1,7 @@
 //! Parts are removed only when the catalog proves that they are not needed.
 
 use volley_common::PartId;
+use volley_common::wire::catalog::{TableSpec, WriteMode};
 use volley_common::wire::cluster::DiscardPartsRequest;
 use volley_common::wire::cluster::node_client::NodeClient;
 
@@ -24,6 +25,29 @@ async fn committed_parts_survive_any_error_of_the_commit() {
         assert_eq!([cluster.held(0), cluster.held(1)], [parts, parts], "after {error:?}");
         assert_eq!(cluster.write().state(), WriteState::Committed);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn create_append_appends_to_a_table_created_meanwhile() {
+    let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
+    let put = async |mode: &str, meanwhile: &TableSpec| {
+        cluster.coordinator.state.lock().writes.clear();
+        cluster.coordinator.state.lock().created_meanwhile = Some(meanwhile.clone());
+        let command = format!(r#"{{"table": "t", "mode": "{mode}"}}"#);
+        cluster.put(stream::iter(messages(&command, vec![batch(0, 5)]).await)).await
+    };
+    let own = cluster.coordinator.state.lock().spec.clone();
+    let refused = put("create", &own).await.unwrap_err();
+    assert_eq!((refused.code, cluster.write().state()), (Code::AlreadyExists, WriteState::Aborted));
+    let refused = put("create_append", &TableSpec { shards: 2, ..own.clone() }).await.unwrap_err();
+    assert!(refused.code == Code::Aborted && refused.message.contains("put again"), "{refused}");
+    assert_eq!(cluster.write().state(), WriteState::Aborted);
+    cluster.settles(&[0]).await;
+    put("create_append", &TableSpec { retention_ms: 7, ..own }).await.unwrap();
+    let write = cluster.write();
+    assert_eq!((write.mode(), write.state()), (WriteMode::Append, WriteState::Committed));
+    assert_eq!(write.parts.iter().map(|part| part.rows).sum::<u64>(), 5);
+    cluster.settles(&[1]).await;
 }
 
 /// Asks a node to discard parts of a write, as its writer does after a failure.
