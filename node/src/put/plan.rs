@@ -7,6 +7,7 @@ use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use volley_common::ipc::schema::{parse_schema, schema_message};
 use volley_common::options::{Mode, TableRequest};
+use volley_common::partition::MIN_SHARD_BYTES;
 use volley_common::wire::catalog::{Compression, TableSpec, Write, WriteMode, WriteState};
 use volley_common::wire::cluster::{BeginWriteRequest, ColumnNames, WritePlan};
 use volley_common::{Error, Result, TableName};
@@ -46,7 +47,7 @@ pub struct PlannedWrite {
 
 /// The first block of each shard, bytes, if the client named a number of shards. Less than a message: then a table of a
 /// message for each shard uses them all.
-const FIRST_BLOCK_BYTES: u64 = 512 << 10;
+const FIRST_BLOCK_BYTES: u64 = MIN_SHARD_BYTES / 2;
 
 /// Begins the write that the handshake requests, for `caller`, into `target`.
 ///
