@@ -39,13 +39,13 @@ pub struct PlannedWrite {
     pub(super) only_first: bool,
     /// The table's schema, which is stored. That of the put may differ in metadata, and have narrower types.
     pub(super) schema: SchemaRef,
-    /// The client named a number of shards: a small table is distributed over all of them, too.
+    /// Somebody chose the number of shards, with this put or before: a small table is distributed over all of them, too.
     spreads: bool,
     /// How the client names the put.
     pub(super) request_id: Option<String>,
 }
 
-/// The first block of each shard, bytes, if the client named a number of shards. Less than a message: then a table of a
+/// The first block of each shard, bytes, if somebody chose the number of shards. Less than a message: then a table of a
 /// message for each shard uses them all.
 const FIRST_BLOCK_BYTES: u64 = MIN_SHARD_BYTES / 2;
 
@@ -92,7 +92,7 @@ pub async fn begin(
     let stream = write.staged.then(rand::random::<u64>);
     let name = handshake.request.name.clone();
     let options = &handshake.request.options;
-    let spreads = options.shards.is_some();
+    let spreads = options.shards.is_some() || plan.spreads;
     let only_first =
         !transaction.is_empty() && matches!(options.mode.unwrap_or_default(), Mode::Create | Mode::Replace);
     let planned = PlannedWrite::new(context, plan, name, schema, attempt, stream);
