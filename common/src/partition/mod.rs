@@ -38,6 +38,9 @@ use crate::{Error, Result};
 /// Version of the function above. A different function gets another number.
 pub const ALGORITHM: u32 = 1;
 
+/// From so many bytes for each shard on, a table without keys is distributed over all of them.
+pub const MIN_SHARD_BYTES: u64 = 1 << 20;
+
 /// Maximum bytes of the keys of a batch's rows, of several columns, as a multiple of the batch's own: rows may share values ...
 const MAX_KEY_RATIO: u64 = 64;
 /// ... plus this many.
@@ -148,6 +151,11 @@ impl Partitioner {
 /// shards. Only the writing node computes it; the catalog has the shard of every part.
 pub fn first_shard(write: &str, stream: u64, shards: u32) -> u32 {
     (xxh3_64_with_seed(write.as_bytes(), stream) % u64::from(shards.max(1))) as u32
+}
+
+/// The share of one shard in a table without keys of so many bytes: a larger part would leave less than that for the others.
+pub fn shard_bytes(table_bytes: u64, shards: u32) -> u64 {
+    (table_bytes / u64::from(shards.max(1))).max(MIN_SHARD_BYTES)
 }
 
 /// Maximum bytes that are hashed for a batch.

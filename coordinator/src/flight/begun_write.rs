@@ -46,7 +46,7 @@ mod tests {
         let placement = [[7, 8], [9, 8]].map(|nodes| ShardPlacement { nodes: nodes.to_vec() }).to_vec();
         let write = Write { id: "w".into(), spec: Some(spec), placement, ..Write::default() };
         let nodes = vec![node(7, "inside"), node(8, "outside"), node(9, "outside")];
-        let plan = WritePlan { write: Some(write), nodes, lease_ms: 5 };
+        let plan = WritePlan { write: Some(write), nodes, lease_ms: 5, spreads: false };
         let listener = |locations| ClientListener {
             name: "outside".into(),
             uri: "grpc+tcp://c:1".into(),

@@ -191,7 +191,7 @@ impl NodeMembership {
         };
         tracing::debug!(table = write.table.join("/"), node = %plan.node, parts = sources.len(), "compacting small parts");
         let (id, attempt) = (write.id.clone(), write.attempt);
-        let write_plan = WritePlan { write: Some(write), nodes, lease_ms: LEASE_MS };
+        let write_plan = WritePlan { write: Some(write), nodes, lease_ms: LEASE_MS, spreads: false };
         let order = What::Compact(CompactParts { plan: Some(write_plan), sources });
         if self.send_order(plan.node, order).is_none() {
             self.abort_compaction(&id, attempt, "its node is not in session").await?;

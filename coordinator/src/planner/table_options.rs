@@ -102,7 +102,7 @@ impl TableOptions {
         let stats_columns = stats_columns.unwrap_or_default();
         check_distinct(&stats_columns)?;
         Ok(TableSpec {
-            shards: self.shards.or(old.map(|old| old.shards)).unwrap_or(known.clamp(1, MAX_DEFAULT_SHARDS)),
+            shards: self.shards.or(old.map(|old| old.shards)).unwrap_or(default_shards(known)),
             shard_by,
             replicas,
             min_copies,
@@ -175,6 +175,11 @@ impl TableOptions {
             _ => Ok(()),
         }
     }
+}
+
+/// The number of shards of a new table in a cluster of so many nodes.
+pub fn default_shards(nodes: u32) -> u32 {
+    nodes.clamp(1, MAX_DEFAULT_SHARDS)
 }
 
 fn both_keys_and_batches(keys: &[String]) -> Error {

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use volley_common::wire::catalog::{Node, ShardPlacement, TableSpec, Write};
+use volley_common::wire::catalog::{Node, ShardPlacement, TableSpec, Write, WriteMode};
 use volley_common::{Error, NodeId, Result};
 
+use super::table_options::default_shards;
 use crate::catalog::Catalog;
 use crate::scheduler::placement::rendezvous_hash;
 
@@ -52,6 +53,15 @@ pub fn retarget(mut write: Write, targets: &[Node]) -> Write {
     write
 }
 
+/// Whether a put into an existing table is distributed over its shards as if it named their number: it writes all rows of the
+/// table, and that number is not the default one, so that somebody chose it. A stream of a staged write is one of many.
+pub fn spreads_over_shards(catalog: &Catalog, write: &Write) -> bool {
+    let Some((spec, table)) = write.spec.as_ref().zip(catalog.table(write.table_id)) else { return false };
+    let writes_all = write.mode() == WriteMode::Replace || (write.mode() == WriteMode::Append && table.bytes == 0);
+    let nodes = u32::try_from(catalog.nodes().count()).unwrap_or(u32::MAX);
+    writes_all && !write.staged && spec.shard_by.is_empty() && spec.shards > 1 && spec.shards != default_shards(nodes)
+}
+
 /// The nodes for the new parts of a shard: those of its placement that are `targets`, and other targets in place of the
 /// rest, while there are any. `zones`: those of the targets, by id.
 fn substitutes(
@@ -84,7 +94,7 @@ fn substitutes(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use volley_common::Code;
-    use volley_common::wire::catalog::{NodeState, Row, row};
+    use volley_common::wire::catalog::{NodeState, Row, Table, row};
 
     use super::*;
 
@@ -122,6 +132,25 @@ mod tests {
         assert_eq!(ids(&writable_nodes(&cluster)), [1, 4]);
         assert_eq!(ids(&write_targets(&cluster, &spec(2)).unwrap()), [1, 4]);
         assert_eq!(ids(&write_targets(&cluster, &spec(3)).unwrap()), [1, 4, 3]);
+    }
+
+    #[test]
+    fn chosen_shards_are_kept_by_puts_that_write_all_rows() {
+        let spreads = |shards: u32, mode: WriteMode, bytes: u64, staged: bool| {
+            let mut cluster = catalog(3, |_| {});
+            let table = Table { id: 7, name: vec!["t".into()], spec: Some(spec(1)), bytes, ..Table::default() };
+            cluster.insert_row(Row { row: Some(row::Row::Table(table)) });
+            let spec = Some(TableSpec { shards, ..spec(1) });
+            let write = Write { table_id: 7, mode: mode as i32, spec, staged, ..Write::default() };
+            assert!(!spreads_over_shards(&cluster, &Write { table_id: 0, ..write.clone() }), "a new table");
+            spreads_over_shards(&cluster, &write)
+        };
+        assert!(spreads(6, WriteMode::Replace, 9, false));
+        assert!(spreads(6, WriteMode::Append, 0, false), "the first rows of a table that was created without any");
+        assert!(!spreads(6, WriteMode::Append, 9, false));
+        assert!(!spreads(6, WriteMode::Replace, 9, true));
+        assert!(!spreads(3, WriteMode::Replace, 9, false), "the default number");
+        assert!(!spreads(1, WriteMode::Replace, 9, false));
     }
 
     #[test]

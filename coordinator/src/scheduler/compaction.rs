@@ -2,11 +2,13 @@
 //!
 //! A compaction replaces a run of adjacent parts in which no part has more than half of the bytes. So every rewritten byte
 //! ends up in a part at least twice as large, and is rewritten at most `log2(max_part_bytes / size of its first part)`
-//! times, in whatever order appends arrive.
+//! times, in whatever order appends arrive. In a table without keys a compacted part has at most the share of one shard, so that
+//! readers still get a part for each shard.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use volley_common::partition::shard_bytes;
 use volley_common::wire::catalog::Table;
 use volley_common::{NodeId, PartId};
 
@@ -40,6 +42,18 @@ impl Default for CompactionLimits {
     }
 }
 
+impl CompactionLimits {
+    /// These limits for a table. One of several shards without keys keeps a part for each of them, as its put wrote it.
+    fn of_table(mut self, table: &Table) -> Self {
+        if let Some(spec) = table.spec.as_ref().filter(|spec| spec.shard_by.is_empty() && spec.shards > 1) {
+            let share = shard_bytes(table.bytes, spec.shards);
+            self.max_part_bytes = self.max_part_bytes.min(share);
+            self.max_bytes = self.max_bytes.min(share);
+        }
+        self
+    }
+}
+
 /// A compaction to order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompactionPlan {
@@ -61,6 +75,7 @@ pub fn plan_compaction(
     free: &BTreeSet<NodeId>,
     limits: &CompactionLimits,
 ) -> Option<CompactionPlan> {
+    let limits = &limits.of_table(table);
     let keyed = table.spec.as_ref().is_some_and(|spec| !spec.shard_by.is_empty());
     let examined = catalog.newest_parts(table.id).take(limits.max_examined);
     let mut newest: Vec<&PartRow> = examined.filter(|part| part.removed == 0).collect();
@@ -86,27 +101,38 @@ pub fn plan_compaction(
 /// Selects the range of a run of adjacent parts to compact, given their sizes in order. Of several ranges that qualify it
 /// selects the newest.
 fn select_range(bytes: &[u64], limits: &CompactionLimits) -> Option<Range<usize>> {
-    if bytes.len() < limits.min_sources {
-        return None;
+    let mut from = 0;
+    // A loop, because a table of many parts may have as many ranges.
+    loop {
+        let rest = &bytes[from..];
+        if rest.len() < limits.min_sources {
+            return None;
+        }
+        let select_in = |range: Range<usize>| {
+            let found = select_range(&rest[range.clone()], limits)?;
+            let start = from + range.start;
+            Some(start + found.start..start + found.end)
+        };
+        let total: u64 = rest.iter().sum();
+        let (largest, max) = rest.iter().enumerate().max_by_key(|(_, bytes)| **bytes)?;
+        if max.saturating_mul(2) > total {
+            return select_in(largest + 1..rest.len()).or_else(|| select_in(0..largest));
+        }
+        let mut sum = 0;
+        let fitting = rest.iter().take(limits.max_sources).take_while(|bytes| {
+            sum += **bytes;
+            sum <= limits.max_bytes
+        });
+        let fits = fitting.count().max(1);
+        if fits == rest.len() {
+            return Some(from..from + fits);
+        }
+        // If the run exceeds one compaction, the oldest parts go first, so that the result stays out of later compactions.
+        if let Some(found) = select_in(0..fits) {
+            return Some(found);
+        }
+        from += fits;
     }
-    let total: u64 = bytes.iter().sum();
-    let (largest, max) = bytes.iter().enumerate().max_by_key(|(_, bytes)| **bytes)?;
-    let select_from =
-        |from: usize| select_range(&bytes[from..], limits).map(|range| range.start + from..range.end + from);
-    if max.saturating_mul(2) > total {
-        return select_from(largest + 1).or_else(|| select_range(&bytes[..largest], limits));
-    }
-    let mut sum = 0;
-    let fitting = bytes.iter().take(limits.max_sources).take_while(|bytes| {
-        sum += **bytes;
-        sum <= limits.max_bytes
-    });
-    let fits = fitting.count().max(1);
-    if fits == bytes.len() {
-        return Some(0..fits);
-    }
-    // If the run exceeds one compaction, the oldest parts go first, so that the result stays out of later compactions.
-    select_range(&bytes[..fits], limits).or_else(|| select_from(fits))
 }
 
 /// Selects the free node that holds most bytes of the sources, preferring nodes of their shard's placement.

@@ -22,7 +22,7 @@ use crate::catalog::{Catalog, refuses_puts};
 use crate::config::CoordinatorConfig;
 use crate::planner::catalog_limits::CatalogLimits;
 use crate::planner::table_options::{NodeCounts, TableOptions, check_keys, check_stats_columns, placement};
-use crate::planner::write_targets::{retarget, write_targets};
+use crate::planner::write_targets::{retarget, spreads_over_shards, write_targets};
 use crate::raft::Handle;
 use crate::service::live_nodes::wait_for_live_nodes;
 
@@ -89,8 +89,8 @@ impl WriteService {
     async fn propose_begin(&self, command: BeginWrite, nodes: Vec<Node>) -> Result<WritePlan> {
         match self.raft.propose(Op::BeginWrite(command)).await? {
             Reply::Write(write) => {
-                let write = Some(retarget(write, &nodes));
-                Ok(WritePlan { write, nodes, lease_ms: self.lease_ms })
+                let (spreads, write) = (spreads_over_shards(&self.raft.view(), &write), retarget(write, &nodes));
+                Ok(WritePlan { write: Some(write), nodes, lease_ms: self.lease_ms, spreads })
             }
             other => Err(unexpected_reply("begin_write", &other)),
         }

@@ -7,6 +7,7 @@ use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use volley_common::ipc::schema::{parse_schema, schema_message};
 use volley_common::options::{Mode, TableRequest};
+use volley_common::partition::MIN_SHARD_BYTES;
 use volley_common::wire::catalog::{Compression, TableSpec, Write, WriteMode, WriteState};
 use volley_common::wire::cluster::{BeginWriteRequest, ColumnNames, WritePlan};
 use volley_common::{Error, Result, TableName};
@@ -38,7 +39,7 @@ pub struct PlannedWrite {
     pub(super) only_first: bool,
     /// The table's schema, which is stored. That of the put may differ in metadata, and have narrower types.
     pub(super) schema: SchemaRef,
-    /// The client named a number of shards: a small table is distributed over all of them, too.
+    /// Somebody chose the number of shards, with this put or before: a small table is distributed over all of them, too.
     spreads: bool,
     /// How the client names the put.
     pub(super) request_id: Option<String>,
@@ -52,9 +53,9 @@ pub(super) struct BeginAgain {
     caller: AssertedCaller,
 }
 
-/// The first block of each shard, bytes, if the client named a number of shards. Less than a message: then a table of a
+/// The first block of each shard, bytes, if somebody chose the number of shards. Less than a message: then a table of a
 /// message for each shard uses them all.
-const FIRST_BLOCK_BYTES: u64 = 512 << 10;
+const FIRST_BLOCK_BYTES: u64 = MIN_SHARD_BYTES / 2;
 
 /// Begins the write that the handshake requests, for `caller`, into `target`.
 ///
@@ -102,7 +103,7 @@ pub async fn begin(
     let again = again.filter(|_| !write.staged && write.mode() == WriteMode::Create);
     let name = handshake.request.name.clone();
     let options = &handshake.request.options;
-    let spreads = options.shards.is_some();
+    let spreads = options.shards.is_some() || plan.spreads;
     let only_first =
         !transaction.is_empty() && matches!(options.mode.unwrap_or_default(), Mode::Create | Mode::Replace);
     let planned = PlannedWrite::new(context, plan, name, schema, attempt, stream);

@@ -213,6 +213,29 @@ fn too_few_or_too_large_parts_are_not_compacted() {
 }
 
 #[test]
+fn table_without_keys_keeps_a_part_for_each_shard() {
+    const MIB: u64 = 1 << 20;
+    let compacted = |shards: u32, keyed: bool, parts: u64, bytes: u64| {
+        let mut fixture = CompactionFixture::new(shards, keyed);
+        (0..parts).for_each(|at| fixture.append(&[(if keyed { 0 } else { at as u32 % shards }, bytes)]));
+        while fixture.compact(&CompactionLimits::default()) {}
+        fixture.check_rows();
+        fixture.parts().len()
+    };
+    assert_eq!(compacted(6, false, 20, 5 * MIB / 2), 20, "three of them are the share of a shard");
+    assert_eq!(compacted(6, false, 60, MIB), 6, "ten of them are");
+    assert_eq!(compacted(6, false, 20, MIB / 20), 1, "1 MiB in all is one part");
+    assert_eq!(compacted(6, true, 20, 5 * MIB / 2), 1, "keys have parts of their own");
+    assert_eq!(compacted(1, false, 20, 5 * MIB / 2), 1);
+}
+
+#[test]
+fn many_parts_that_cannot_be_joined_need_no_deep_stack() {
+    let limits = CompactionLimits { max_part_bytes: 1 << 20, max_bytes: 1 << 20, ..CompactionLimits::default() };
+    assert_eq!(select_range(&[700 << 10; 6_000], &limits), None);
+}
+
+#[test]
 fn part_larger_than_its_run_is_left_out() {
     let limits = CompactionLimits::default();
     assert_eq!(select_range(&[100, 1, 1, 1, 1, 1, 1, 1, 1], &limits), Some(1..9));

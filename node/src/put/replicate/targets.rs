@@ -73,6 +73,7 @@ mod tests {
             write: Some(catalog::Write { spec: Some(spec), placement, ..Default::default() }),
             nodes: nodes.iter().map(|id| catalog::Node { id: *id, ..Default::default() }).collect(),
             lease_ms: 0,
+            spreads: false,
         }
     }
 

@@ -39,6 +39,8 @@ pub struct FakeCoordinatorState {
     pub placement: Vec<Vec<u64>>,
     pub spec: TableSpec,
     pub staged: bool,
+    /// Whether puts are distributed over all shards.
+    pub spreads: bool,
     /// Whether it is of a version that knows transactions.
     pub knows_transactions: bool,
     /// Whether it is of a version that knows results of queries.
@@ -151,7 +153,8 @@ impl Coordinator for FakeCoordinator {
             state.writes.remove(&request.write_id);
         }
         let write = state.writes.entry(request.write_id).or_insert(new).clone();
-        Ok(Response::new(WritePlan { write: Some(write), nodes: state.nodes.clone(), lease_ms: 60_000 }))
+        let (nodes, spreads) = (state.nodes.clone(), state.spreads);
+        Ok(Response::new(WritePlan { write: Some(write), nodes, lease_ms: 60_000, spreads }))
     }
 
     async fn stage_parts(&self, request: Request<StagePartsRequest>) -> Result<Response<StagePartsReply>, Status> {

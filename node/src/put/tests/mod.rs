@@ -236,6 +236,21 @@ async fn new_table_options_need_coordinators_that_know_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn put_uses_all_shards_if_it_or_the_plan_says_so() {
+    let cluster = InProcessCluster::start(1, &[&[0], &[0]], 1).await;
+    // Four batches of 512 KiB, in blocks of 1 MiB or from 512 KiB on.
+    for (command, spreads, parts) in
+        [(r#"{"table": "t"}"#, false, 2), (r#"{"table": "t"}"#, true, 3), (r#"{"table": "t", "shards": 2}"#, false, 3)]
+    {
+        cluster.coordinator.state.lock().spreads = spreads;
+        let batches = (0..4).map(|at| batch(at * 65_536, 65_536)).collect();
+        let acks = cluster.put(stream::iter(messages(command, batches).await)).await.unwrap();
+        let outcome: serde_json::Value = serde_json::from_slice(acks.last().unwrap()).unwrap();
+        assert_eq!(outcome["parts"], parts, "{command} {spreads}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stream_without_rows_creates_an_empty_table() {
     let cluster = InProcessCluster::start(1, &[&[0]], 1).await;
     for rows in [vec![], vec![batch(0, 0), batch(0, 0)]] {
