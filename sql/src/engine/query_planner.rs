@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ParamValues, TableReference};
 use datafusion::execution::SessionState;
 use datafusion::execution::context::SQLOptions;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use volley_common::{Error, Result};
 
 use super::part_table::PartTable;
@@ -69,6 +69,7 @@ impl QueryPlanner {
             None => plan,
         };
         let engine_schema = if is_bound { result_schema(&state, &plan)? } else { plan.schema().inner().clone() };
+        let engine_schema = with_nulls_of_subqueries(&plan, engine_schema)?;
         let schema = views::without_views(&engine_schema);
         let source_bytes = tables.iter().fold(0, |sum: u64, table| sum.saturating_add(table.about_bytes()));
         let pin = |table: &Arc<PlannedTable>| TableAt { name: table.name.clone(), version: Some(table.version) };
@@ -129,6 +130,29 @@ fn result_schema(state: &SessionState, plan: &LogicalPlan) -> Result<SchemaRef> 
     }
     let analyzed = state.analyzer().execute_and_check(plan.clone(), state.config_options(), |_, _| {});
     Ok(checked(analyzed)?.schema().inner().clone())
+}
+
+/// The schema, with nulls wherever they may be, if a scalar subquery may have no row: its value is null then, although DataFusion takes it
+/// for one that never is if its column has none.
+fn with_nulls_of_subqueries(plan: &LogicalPlan, schema: SchemaRef) -> Result<SchemaRef> {
+    let mut is_found = false;
+    let walked = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expression| {
+            expression.apply(|inner| match inner {
+                Expr::ScalarSubquery(query) if !query.subquery.schema().fields().iter().all(|f| f.is_nullable()) => {
+                    is_found = true;
+                    Ok(TreeNodeRecursion::Stop)
+                }
+                _ => Ok(TreeNodeRecursion::Continue),
+            })
+        })
+    });
+    checked(walked)?;
+    if !is_found {
+        return Ok(schema);
+    }
+    let fields = schema.fields().iter().map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
+    Ok(Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone())))
 }
 
 /// The engine only reads: what changes tables or settings never reaches it, unless a statement is classified wrongly.

@@ -157,6 +157,24 @@ async fn rows_are_counted_without_their_columns() {
 }
 
 #[tokio::test]
+async fn subquery_without_rows_is_null() {
+    let rig = EngineRig::new();
+    for (sql, expected) in [
+        (
+            "SELECT id, (SELECT a FROM (SELECT 1 AS a) WHERE a = o.id) FROM orders o WHERE id < 3 ORDER BY id",
+            ["1|1", "2|null"],
+        ),
+        (
+            "SELECT id, x FROM (SELECT id, (SELECT count(*) + 2 AS n FROM orders p WHERE p.id = o.id HAVING count(*) > 1) AS x FROM orders o) WHERE id < 3 ORDER BY id",
+            ["1|null", "2|null"],
+        ),
+    ] {
+        assert_eq!(rig.rows(sql, &["orders"]).await, expected, "{sql}");
+        assert!(rig.prepare(sql, &["orders"]).await.unwrap().schema().field(1).is_nullable(), "{sql}");
+    }
+}
+
+#[tokio::test]
 async fn columns_of_values_without_bytes_are_refused() {
     let no_bytes = FixedSizeBinaryArray::try_new_with_len(0, Buffer::default(), None, 3).unwrap();
     let nested: ArrayRef = Arc::new(StructArray::from(vec![(
