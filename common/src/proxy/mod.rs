@@ -20,6 +20,10 @@ use crate::{Error, Result};
 /// A call that may take effect twice is sent to a second member if the first has not begun its response by then.
 const HEDGE_AFTER: Duration = Duration::from_millis(300);
 
+/// What the error of a member says that stopped answering while it may have had a call that is sent only once.
+const MAY_HAVE_THE_CALL: &str =
+    "; it may have got the call, which was therefore sent to no other member: repeat it, and a put with its write_id";
+
 /// Whether a forwarded call may be sent to more than one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeatable {
@@ -27,6 +31,17 @@ pub enum Repeatable {
     Yes,
     /// Once it was sent to a member, it goes to no other.
     No,
+}
+
+/// Why no response to a forwarded call began.
+#[derive(Debug)]
+pub enum ForwardFailure {
+    /// There is no candidate.
+    NoCandidate,
+    /// No candidate got the call: the error of the last attempt.
+    NotAccepted(Error),
+    /// A candidate may have got the call, or this process refused it, so it went to no other.
+    Final(Error),
 }
 
 /// Forwards `request` to the member at `addr` and returns its response. If the member's connection breaks during the
@@ -53,29 +68,29 @@ pub async fn forward<B: Into<ProxyRequestBody>>(
 /// those that may only be busy.
 ///
 /// # Errors
-/// The last attempt's; `None` if there is no candidate.
+/// The last attempt's.
 pub async fn forward_to_any(
     pool: &ConnectionPool,
     mut candidates: Vec<String>,
     repeatable: Repeatable,
     make_request: impl Fn() -> Option<Request<ProxyRequestBody>>,
-) -> Result<Response<ReplyBody>, Option<Error>> {
+) -> Result<Response<ReplyBody>, ForwardFailure> {
     pool.sort_by_health(&mut candidates);
     let mut failover = Failover::new(candidates.clone());
     let hedge_after = (repeatable == Repeatable::Yes).then_some(HEDGE_AFTER);
     let attempt = |addr: String| forward_once(pool, addr, repeatable, make_request());
     if let Some(outcome) = pool.attempt_any(&mut failover, hedge_after, attempt).await {
-        return outcome.map_err(Some);
+        return outcome.map_err(ForwardFailure::Final);
     }
     if repeatable == Repeatable::No
         && let Some(addr) = pool.first_to_answer(&candidates).await
     {
         match forward_once(pool, addr, repeatable, make_request()).await {
-            Attempt::Done(outcome) => return outcome.map_err(Some),
+            Attempt::Done(outcome) => return outcome.map_err(ForwardFailure::Final),
             Attempt::TryNext(error) => failover.record_error(error),
         }
     }
-    Err(failover.into_error())
+    Err(failover.into_error().map_or(ForwardFailure::NoCandidate, ForwardFailure::NotAccepted))
 }
 
 async fn forward_once(
@@ -98,7 +113,11 @@ async fn forward_once(
                 SendError::Silent(_) => repeatable == Repeatable::Yes,
                 SendError::Broke(_) | SendError::Refused(_) => false,
             };
-            let error = Error::from(failed);
+            let is_outcome_unknown = !may_try_next && matches!(failed, SendError::Silent(_));
+            let mut error = Error::from(failed);
+            if is_outcome_unknown {
+                error.message += MAY_HAVE_THE_CALL;
+            }
             tracing::warn!(member = addr, %error, "cannot forward a call");
             if may_try_next { Attempt::TryNext(error) } else { Attempt::Done(Err(error)) }
         }
