@@ -194,7 +194,7 @@ async fn forward_put(
     nodes.shuffle(&mut rand::rng());
     let body = ReplayableBody::new(body);
     let request = || body.unread().map(|body| Request::from_parts(asserted(&head, cluster), body));
-    let error = match forward_to_any(pool, nodes, Repeatable::No, request).await {
+    let error = match forward_to_any(pool, nodes, Repeatable::WhileUnread, request).await {
         Ok(reply) => return Ok(reply),
         Err(ForwardFailure::NotAccepted(error)) => {
             Error::unavailable(format!("the put could not be forwarded: {error} (this node: {read_only}); try again"))

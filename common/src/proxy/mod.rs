@@ -31,6 +31,8 @@ pub enum Repeatable {
     Yes,
     /// Once it was sent to a member, it goes to no other.
     No,
+    /// Its body is a [`ReplayableBody`]: once something of that was read, it goes to no other member.
+    WhileUnread,
 }
 
 /// Why no response to a forwarded call began.
@@ -78,14 +80,14 @@ pub async fn forward_to_any(
     pool.sort_by_health(&mut candidates);
     let mut failover = Failover::new(candidates.clone());
     let hedge_after = (repeatable == Repeatable::Yes).then_some(HEDGE_AFTER);
-    let attempt = |addr: String| forward_once(pool, addr, repeatable, make_request());
+    let attempt = |addr: String| forward_once(pool, addr, repeatable, &make_request);
     if let Some(outcome) = pool.attempt_any(&mut failover, hedge_after, attempt).await {
         return outcome.map_err(ForwardFailure::Final);
     }
-    if repeatable == Repeatable::No
+    if repeatable != Repeatable::Yes
         && let Some(addr) = pool.first_to_answer(&candidates).await
     {
-        match forward_once(pool, addr, repeatable, make_request()).await {
+        match forward_once(pool, addr, repeatable, &make_request).await {
             Attempt::Done(outcome) => return outcome.map_err(ForwardFailure::Final),
             Attempt::TryNext(error) => failover.record_error(error),
         }
@@ -97,12 +99,12 @@ async fn forward_once(
     pool: &ConnectionPool,
     addr: String,
     repeatable: Repeatable,
-    request: Option<Request<ProxyRequestBody>>,
+    make_request: &impl Fn() -> Option<Request<ProxyRequestBody>>,
 ) -> Attempt<Response<ReplyBody>> {
-    let Some(request) = request else {
+    let Some(request) = make_request() else {
         return Attempt::Done(Err(Error::unavailable("the request was sent already and cannot be repeated")));
     };
-    if repeatable == Repeatable::No && !pool.health(&addr).answers().await {
+    if repeatable != Repeatable::Yes && !pool.health(&addr).answers().await {
         return Attempt::TryNext(Error::unavailable(format!("the member at {addr} does not answer")));
     }
     match forward(pool, &addr, request).await {
@@ -110,7 +112,12 @@ async fn forward_once(
         Err(failed) => {
             let may_try_next = match &failed {
                 SendError::NotSent(_) => true,
-                SendError::Silent(_) => repeatable == Repeatable::Yes,
+                SendError::Silent(_) => match repeatable {
+                    Repeatable::Yes => true,
+                    Repeatable::No => false,
+                    // The member has at most the head, which has no effect. Its attempt reads nothing from now on.
+                    Repeatable::WhileUnread => make_request().is_some(),
+                },
                 SendError::Broke(_) | SendError::Refused(_) => false,
             };
             let is_outcome_unknown = !may_try_next && matches!(failed, SendError::Silent(_));
