@@ -23,7 +23,7 @@ use volley_common::net::ConnectionPool;
 use volley_common::net::failover::is_unavailable;
 use volley_common::options::sql::{SQL_FORWARDED_HEADER, SQL_HEADER};
 use volley_common::options::{CLIENT_LISTENER_HEADER, CLIENT_TLS_HEADER};
-use volley_common::proxy::{Repeatable, forward_to_any};
+use volley_common::proxy::{ForwardFailure, Repeatable, forward_to_any};
 use volley_common::tls::Caller;
 use volley_common::{Error, Result};
 
@@ -125,9 +125,11 @@ impl CoordinatorProxy {
         let request =
             || Some(Request::from_parts(asserted(&head, &self.cluster), ProxyRequestBody::from(body.clone())));
         forward_to_any(&self.pool, addrs, repeatable, request).await.map_err(|error| match error {
-            Some(error) if !is_unavailable(&error) => error,
-            Some(error) => error.at("no coordinator can be reached"),
-            None => Error::unavailable("no coordinator can be reached: this node knows no coordinator yet: try again"),
+            ForwardFailure::NotAccepted(error) if is_unavailable(&error) => error.at("no coordinator can be reached"),
+            ForwardFailure::NotAccepted(error) | ForwardFailure::Final(error) => error,
+            ForwardFailure::NoCandidate => {
+                Error::unavailable("no coordinator can be reached: this node knows no coordinator yet: try again")
+            }
         })
     }
 }

@@ -25,7 +25,7 @@ use volley_common::identity::{Access, is_public};
 use volley_common::listen::host_port;
 use volley_common::net::ConnectionPool;
 use volley_common::options::fields::cut;
-use volley_common::proxy::{Repeatable, ReplayableBody, forward_to_any};
+use volley_common::proxy::{ForwardFailure, Repeatable, ReplayableBody, forward_to_any};
 use volley_common::server::audit::request_id;
 use volley_common::{Error, NodeId, Result};
 
@@ -177,7 +177,8 @@ async fn check_writable(store: &PartStore) -> Result<()> {
 /// tried only if nothing of the put's body was read. The other node identifies the client by the assertion.
 ///
 /// # Errors
-/// UNAVAILABLE: there are writable nodes, but none could be reached, or the connection broke. Otherwise `read_only`.
+/// UNAVAILABLE: there are writable nodes, but none could be reached. What ended the attempt at the node that may have got the
+/// put. `read_only` if there is no writable node.
 async fn forward_put(
     store: &PartStore,
     cluster: &ClusterView,
@@ -193,12 +194,14 @@ async fn forward_put(
     nodes.shuffle(&mut rand::rng());
     let body = ReplayableBody::new(body);
     let request = || body.unread().map(|body| Request::from_parts(asserted(&head, cluster), body));
-    let error = match forward_to_any(pool, nodes, Repeatable::No, request).await {
+    let error = match forward_to_any(pool, nodes, Repeatable::WhileUnread, request).await {
         Ok(reply) => return Ok(reply),
-        Err(Some(error)) => {
+        Err(ForwardFailure::NotAccepted(error)) => {
             Error::unavailable(format!("the put could not be forwarded: {error} (this node: {read_only}); try again"))
         }
-        Err(None) => read_only,
+        // The other node may have got the put.
+        Err(ForwardFailure::Final(error)) => error.at("forwarding the put to another node"),
+        Err(ForwardFailure::NoCandidate) => read_only,
     };
     tracing::info!(request_id = request_id(&head.headers).map(cut), %error, "a put was refused");
     Err(error)

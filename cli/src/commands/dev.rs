@@ -1,11 +1,13 @@
 //! `volley dev`: a whole cluster in this process.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use volley_common::server::config::variables_of;
 use volley_common::server::process;
 use volley_common::server::{PreboundSockets, RunningServer, ServerConfig, StopSignals, TlsConfig};
 use volley_common::{Error, Result, clock};
@@ -45,6 +47,10 @@ struct PeerPorts {
 /// Runs until Ctrl-C, SIGTERM, the action `shutdown`, or the failure of a member.
 pub async fn run(dev: &DevArgs) -> Result<()> {
     process::raise_open_files();
+    let names: Vec<String> = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
+    if let Some(note) = ignored_settings(&names)? {
+        output::note(note);
+    }
     let cluster = DevCluster::start(dev).await?;
     output::line(format!("ready {}", cluster.address))?;
     let ca = cluster.certificates.as_ref().map(DevCertificates::ca);
@@ -64,6 +70,17 @@ pub async fn run(dev: &DevArgs) -> Result<()> {
         () = signals.next() => {}
     }
     ended
+}
+
+/// A note that names the variables which configure servers: the members in this process have the defaults.
+fn ignored_settings(names: &[String]) -> Result<Option<String>> {
+    let mut ignored: BTreeSet<&str> = variables_of::<CoordinatorConfig>(names)?.into_iter().collect();
+    ignored.extend(variables_of::<NodeConfig>(names)?);
+    let (has, are) = if ignored.len() == 1 { ("has", "is a setting") } else { ("have", "are settings") };
+    let ignored = ignored.into_iter().collect::<Vec<_>>().join(", ");
+    Ok((!ignored.is_empty()).then(|| {
+        format!("{ignored} {has} no effect on `volley dev`: {are} of servers, for volley-coordinator and volley-node")
+    }))
 }
 
 /// Waits for Ctrl-C or SIGTERM.
@@ -335,6 +352,23 @@ mod tests {
         assert!(error.contains("\"node-x\"") && error.contains("--data-dir"), "{error}");
         std::fs::write(folder.path().join(PORTS_FILE), "{}").unwrap();
         check_folder(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn variables_that_configure_servers_are_noted() {
+        let note = |names: &[&str]| ignored_settings(&names.iter().map(|name| String::from(*name)).collect::<Vec<_>>());
+        // Those of the command line, of a Service in Kubernetes, and without the prefix.
+        let own =
+            ["LOG", "CLUSTER", "TOKEN", "USER", "TLS_CA", "TLS_CLIENT_CERT", "LOCAL", "CONTEXT", "PREFER", "PORT"];
+        let own = own.map(|name| format!("VOLLEY_{name}"));
+        let own: Vec<&str> = own.iter().map(String::as_str).chain(["HIGH_WATER"]).collect();
+        assert_eq!(note(&own).unwrap(), None);
+        let one = note(&[&own[..], &["VOLLEY_HIGH_WATER"]].concat()).unwrap().unwrap();
+        assert!(one.starts_with("VOLLEY_HIGH_WATER has no effect on `volley dev`"), "{one}");
+        // Of either role, of both, by an old name, and of the programs.
+        let names = ["VOLLEY_PEERS", "VOLLEY_ZONE", "VOLLEY_LISTEN", "VOLLEY_COPY_RATE", "VOLLEY_CONFIG"];
+        let several = note(&names).unwrap().unwrap();
+        assert!(names.iter().all(|name| several.contains(name)) && several.contains("volley-node"), "{several}");
     }
 
     #[tokio::test(flavor = "multi_thread")]

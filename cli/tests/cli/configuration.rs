@@ -30,6 +30,7 @@ For those who run servers: all settings of `volley-coordinator` and `volley-node
 
 `--check-config` reports what is wrong and exits; `--print-config` prints every setting with its value and its source. An unknown key is an error. A variable of the other role is ignored, so
 members of both roles can share an environment; a key of the other role in a file is an error.
+`volley dev` has the defaults: it names the variables of settings that it ignores.
 
 `VOLLEY_LOG` sets the log's level (`info`, or for example `info,volley_node=debug`), `VOLLEY_LOG_FORMAT` or `--log-format` its format (`text`, `json`), `VOLLEY_CONFIG` the configuration file.
 Examples of files are in `deploy/config/`.

@@ -91,6 +91,9 @@ fn errors_are_one_line_and_leave_no_files_or_tables() {
     assert!(one_error(volley(&second).output().unwrap(), &second).contains("running"));
     let taken = ["dev", "--port", dev.address.rsplit_once(':').unwrap().1];
     assert!(one_error(volley(&taken).output().unwrap(), &taken).contains(taken[2]));
+    let noted = volley(&taken).env("VOLLEY_HIGH_WATER", "abc").output().unwrap().stderr;
+    let noted = String::from_utf8(noted).unwrap();
+    assert!(noted.starts_with("note: VOLLEY_HIGH_WATER has no effect"), "{noted}");
     let nobody = ["ls", "--cluster", "127.0.0.1:1"];
     let error = one_error(volley(&nobody).output().unwrap(), &nobody);
     assert!(!error.contains("volley dev") && error.contains("VOLLEY_CLUSTER"), "{error}");

@@ -20,6 +20,10 @@ use crate::{Error, Result};
 /// A call that may take effect twice is sent to a second member if the first has not begun its response by then.
 const HEDGE_AFTER: Duration = Duration::from_millis(300);
 
+/// What the error of a member says that stopped answering while it may have had a call that is sent only once.
+const MAY_HAVE_THE_CALL: &str =
+    "; it may have got the call, which was therefore sent to no other member: repeat it, and a put with its write_id";
+
 /// Whether a forwarded call may be sent to more than one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeatable {
@@ -27,6 +31,19 @@ pub enum Repeatable {
     Yes,
     /// Once it was sent to a member, it goes to no other.
     No,
+    /// Its body is a [`ReplayableBody`]: once something of that was read, it goes to no other member.
+    WhileUnread,
+}
+
+/// Why no response to a forwarded call began.
+#[derive(Debug)]
+pub enum ForwardFailure {
+    /// There is no candidate.
+    NoCandidate,
+    /// No candidate got the call: the error of the last attempt.
+    NotAccepted(Error),
+    /// A candidate may have got the call, or this process refused it, so it went to no other.
+    Final(Error),
 }
 
 /// Forwards `request` to the member at `addr` and returns its response. If the member's connection breaks during the
@@ -53,41 +70,41 @@ pub async fn forward<B: Into<ProxyRequestBody>>(
 /// those that may only be busy.
 ///
 /// # Errors
-/// The last attempt's; `None` if there is no candidate.
+/// The last attempt's.
 pub async fn forward_to_any(
     pool: &ConnectionPool,
     mut candidates: Vec<String>,
     repeatable: Repeatable,
     make_request: impl Fn() -> Option<Request<ProxyRequestBody>>,
-) -> Result<Response<ReplyBody>, Option<Error>> {
+) -> Result<Response<ReplyBody>, ForwardFailure> {
     pool.sort_by_health(&mut candidates);
     let mut failover = Failover::new(candidates.clone());
     let hedge_after = (repeatable == Repeatable::Yes).then_some(HEDGE_AFTER);
-    let attempt = |addr: String| forward_once(pool, addr, repeatable, make_request());
+    let attempt = |addr: String| forward_once(pool, addr, repeatable, &make_request);
     if let Some(outcome) = pool.attempt_any(&mut failover, hedge_after, attempt).await {
-        return outcome.map_err(Some);
+        return outcome.map_err(ForwardFailure::Final);
     }
-    if repeatable == Repeatable::No
+    if repeatable != Repeatable::Yes
         && let Some(addr) = pool.first_to_answer(&candidates).await
     {
-        match forward_once(pool, addr, repeatable, make_request()).await {
-            Attempt::Done(outcome) => return outcome.map_err(Some),
+        match forward_once(pool, addr, repeatable, &make_request).await {
+            Attempt::Done(outcome) => return outcome.map_err(ForwardFailure::Final),
             Attempt::TryNext(error) => failover.record_error(error),
         }
     }
-    Err(failover.into_error())
+    Err(failover.into_error().map_or(ForwardFailure::NoCandidate, ForwardFailure::NotAccepted))
 }
 
 async fn forward_once(
     pool: &ConnectionPool,
     addr: String,
     repeatable: Repeatable,
-    request: Option<Request<ProxyRequestBody>>,
+    make_request: &impl Fn() -> Option<Request<ProxyRequestBody>>,
 ) -> Attempt<Response<ReplyBody>> {
-    let Some(request) = request else {
+    let Some(request) = make_request() else {
         return Attempt::Done(Err(Error::unavailable("the request was sent already and cannot be repeated")));
     };
-    if repeatable == Repeatable::No && !pool.health(&addr).answers().await {
+    if repeatable != Repeatable::Yes && !pool.health(&addr).answers().await {
         return Attempt::TryNext(Error::unavailable(format!("the member at {addr} does not answer")));
     }
     match forward(pool, &addr, request).await {
@@ -95,10 +112,19 @@ async fn forward_once(
         Err(failed) => {
             let may_try_next = match &failed {
                 SendError::NotSent(_) => true,
-                SendError::Silent(_) => repeatable == Repeatable::Yes,
+                SendError::Silent(_) => match repeatable {
+                    Repeatable::Yes => true,
+                    Repeatable::No => false,
+                    // The member has at most the head, which has no effect. Its attempt reads nothing from now on.
+                    Repeatable::WhileUnread => make_request().is_some(),
+                },
                 SendError::Broke(_) | SendError::Refused(_) => false,
             };
-            let error = Error::from(failed);
+            let is_outcome_unknown = !may_try_next && matches!(failed, SendError::Silent(_));
+            let mut error = Error::from(failed);
+            if is_outcome_unknown {
+                error.message += MAY_HAVE_THE_CALL;
+            }
             tracing::warn!(member = addr, %error, "cannot forward a call");
             if may_try_next { Attempt::TryNext(error) } else { Attempt::Done(Err(error)) }
         }

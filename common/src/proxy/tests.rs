@@ -260,7 +260,7 @@ async fn call_that_broke_a_connection_goes_to_no_other_member() {
         Some(request.map(ProxyRequestBody::from))
     };
     // Without the hedge of `forward_to_any`, which calls the other member beside the first if this machine is slow.
-    let attempt = |addr: String| forward_once(&pool, addr, Repeatable::Yes, request());
+    let attempt = |addr: String| forward_once(&pool, addr, Repeatable::Yes, &request);
     let error = soon(pool.attempt_any(&mut failover, None, attempt)).await.unwrap().err().unwrap();
     assert!(error.code == Code::Unavailable && error.message.contains(&dying), "{error}");
     assert_eq!(called.load(Ordering::SeqCst), 0);
@@ -282,6 +282,42 @@ async fn call_without_a_member_that_may_be_busy_fails_at_once() {
     let request = || Some(crate::grpc::do_get_request("t").map(ProxyRequestBody::from));
     let began = std::time::Instant::now();
     let failed = forward_to_any(&ConnectionPool::new(), vec![closed.clone()], Repeatable::No, request).await;
-    let error = failed.err().flatten().unwrap();
+    let Err(ForwardFailure::NotAccepted(error)) = failed else { panic!("a closed address accepted a call") };
     assert!(error.message.contains(&closed) && began.elapsed() < std::time::Duration::from_secs(4), "{error}");
+}
+
+/// The member seems well when the call is sent, and never answers, as if it was stopped a moment ago.
+#[tokio::test]
+async fn stream_goes_to_another_member_while_nothing_was_read() {
+    let (pool, other) = (ConnectionPool::new(), TestServer::start(echo).await);
+    let hung = bind("127.0.0.1:0").await.unwrap();
+    let addrs = vec![hung.local_addr().unwrap().to_string(), other.addr.clone()];
+    let (pool_of_member, stopped) = (pool.clone(), addrs[0].clone());
+    let member = TestServer::start(move |request: http::Request<Incoming>| {
+        let (pool, candidates) = (pool_of_member.clone(), addrs.clone());
+        async move {
+            let (head, body) = request.into_parts();
+            let body = ReplayableBody::new(body);
+            let request = || body.unread().map(|body| Request::from_parts(head.clone(), body));
+            pool.health(&candidates[0]).record_answer();
+            match forward_to_any(&pool, candidates, Repeatable::WhileUnread, request).await {
+                Ok(reply) => reply,
+                Err(ForwardFailure::Final(error)) => grpc_error(error),
+                Err(failure) => panic!("{failure:?}"),
+            }
+        }
+    })
+    .await;
+    let (sender, receiver) = tokio::sync::mpsc::channel::<FlightData>(1);
+    let mut reply = soon(member.client().await.do_exchange(ReceiverStream::new(receiver))).await.unwrap().into_inner();
+    assert_eq!(pool.health(&stopped).rank(), crate::net::member_health::HealthRank::Silent);
+    let sent = FlightData { data_body: vec![7; 1000].into(), ..FlightData::default() };
+    sender.send(sent.clone()).await.unwrap();
+    assert_eq!(soon(reply.message()).await.unwrap().unwrap(), sent);
+    drop(sender);
+    assert!(soon(reply.message()).await.unwrap().is_none());
+
+    let status =
+        soon(member.client().await.do_exchange(stream::iter([sent]).chain(stream::pending()))).await.unwrap_err();
+    assert!(status.message().contains(&stopped) && status.message().contains("may have got the call"), "{status}");
 }

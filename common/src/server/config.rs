@@ -66,6 +66,15 @@ where
     Ok(resolve(file, env, flags)?.config)
 }
 
+/// Those of the names that are environment variables by which a server with the configuration `T` is configured.
+///
+/// # Errors
+/// INTERNAL: `T` is not a set of keys.
+pub fn variables_of<T: Default + Serialize>(names: &[String]) -> Result<Vec<&str>> {
+    let known = to_map(&T::default())?;
+    Ok(names.iter().map(String::as_str).filter(|name| layer::configures(name, &known)).collect())
+}
+
 /// Parses a flag's number. Infinities and NaN are none: as JSON they would count as not given.
 ///
 /// # Errors

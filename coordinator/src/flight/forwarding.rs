@@ -8,7 +8,7 @@ use volley_common::http2::{ProxyRequestBody, ReplyBody};
 use volley_common::identity::assert_principal;
 use volley_common::net::ConnectionPool;
 use volley_common::net::failover::is_unavailable;
-use volley_common::proxy::{Repeatable, forward_to_any};
+use volley_common::proxy::{ForwardFailure, Repeatable, forward_to_any};
 use volley_common::{Error, Result};
 
 use super::call_context::CallContext;
@@ -36,7 +36,8 @@ impl NodeForwarder {
     /// attempt, or `None` if it has been consumed.
     ///
     /// # Errors
-    /// UNAVAILABLE: no node is alive, or none accepted the call. That of the node whose connection broke.
+    /// UNAVAILABLE: no node is alive, or none accepted the call. That of the node whose connection broke, or which stopped
+    /// answering while it may have had a call that is sent only once.
     pub async fn forward(
         &self,
         nodes: Vec<String>,
@@ -56,9 +57,11 @@ impl NodeForwarder {
             Some(request)
         };
         forward_to_any(&self.pool, nodes, repeatable, request).await.map_err(|error| match error {
-            Some(error) if is_unavailable(&error) => error.at("none of the live nodes accepted the call"),
-            Some(error) => error,
-            None => Error::unavailable("no node is alive"),
+            ForwardFailure::NotAccepted(error) if is_unavailable(&error) => {
+                error.at("none of the live nodes accepted the call")
+            }
+            ForwardFailure::NotAccepted(error) | ForwardFailure::Final(error) => error,
+            ForwardFailure::NoCandidate => Error::unavailable("no node is alive"),
         })
     }
 

@@ -349,7 +349,7 @@ impl CoordinatorRouter {
     async fn forward_stream(&self, request: Request<Incoming>, call: &CallContext) -> Result<RouterReply> {
         let (head, body) = request.into_parts();
         let body = ReplayableBody::new(body);
-        self.nodes.forward_to_any_node(head, call, Repeatable::No, || body.unread()).await
+        self.nodes.forward_to_any_node(head, call, Repeatable::WhileUnread, || body.unread()).await
     }
 }
 

@@ -17,7 +17,7 @@ use super::MAX_SHOWN;
 use super::find_files::{PartitionedFile, find_files};
 use super::partitions::Partitions;
 use super::time_units::check_times;
-use super::type_rules::{KnownTypes, TypeRules};
+use super::type_rules::{KnownTypes, TypeRules, ValueHints};
 use crate::args::PutArgs;
 use crate::formats::text::{self, BadRowReport, BadRows, FieldStats, OnBadRow, TextOptions};
 use crate::formats::{self, Format, InputFile, Int96Needs, ReadProgress};
@@ -32,7 +32,7 @@ pub struct InputFiles {
     /// The columns that the files have themselves.
     file_schema: SchemaRef,
     options: TextOptions,
-    hint: &'static str,
+    hints: ValueHints,
     /// Whether a type of the schema was inferred.
     inferred: bool,
     /// What looks like a mistake and may be none.
@@ -53,8 +53,8 @@ impl InputFiles {
         let partitions = Partitions::of(found)?;
         let (schema, options) = (Arc::new(Schema::empty()), TextOptions::default());
         let (file_schema, notes) = (schema.clone(), Vec::new());
-        let (hint, inferred, appended) = ("", false, None);
-        Ok(InputFiles { files, partitions, schema, file_schema, options, hint, inferred, notes, appended })
+        let (hints, inferred, appended) = (ValueHints::default(), false, None);
+        Ok(InputFiles { files, partitions, schema, file_schema, options, hints, inferred, notes, appended })
     }
 
     /// Whether types of text are needed.
@@ -137,7 +137,7 @@ impl InputFiles {
         for file in self.files.iter().filter(|file| file.format.is_text()) {
             text::check(file, &self.file_schema, &rules.text)?;
         }
-        self.hint = rules.hint();
+        self.hints = rules.value_hints(&self.schema);
         self.options = rules.text;
         Ok(self)
     }
@@ -287,7 +287,8 @@ impl InputFiles {
     fn read_error(&self, file: &InputFile, error: ArrowError) -> Error {
         let mut error = formats::file_error(&file.path, error);
         if file.format.is_text() {
-            error.message += self.hint;
+            let hint = self.hints.of(&error.message);
+            error.message += hint;
         }
         error
     }

@@ -180,10 +180,59 @@ impl TypeRules {
             KnownTypes::OtherFiles(_) => " (the types are those of the files that have types)",
             KnownTypes::ResumedLoad(_) => " (the types are those with which the load began)",
             KnownTypes::Schema(_) => " (the types are those of --schema)",
-            KnownTypes::None if self.text.infer_rows.is_some() => {
-                " (types were inferred from the first rows only: without --infer-rows from all)"
-            }
-            KnownTypes::None => "",
+            KnownTypes::None => self.inference_hint(),
         }
     }
+
+    /// What to do about a value that does not fit its inferred type.
+    fn inference_hint(&self) -> &'static str {
+        match self.text.infer_rows {
+            Some(_) => " (types were inferred from the first rows only: without --infer-rows from all)",
+            None => "",
+        }
+    }
+
+    /// What to do about values that do not fit the types of these columns.
+    pub fn value_hints(&self, schema: &Schema) -> ValueHints {
+        let others = match &self.known {
+            KnownTypes::ReplacedTable(_) => self.inference_hint(),
+            _ => self.hint(),
+        };
+        let hint = |name: &String| match &self.known {
+            _ if self.types.iter().any(|named| named.column == *name) => "",
+            KnownTypes::ReplacedTable(table) if !self.text.all_text && table.fields().find(name).is_some() => {
+                self.hint()
+            }
+            _ => others,
+        };
+        let columns = schema.fields().iter().map(|field| (field.name().clone(), hint(field.name()))).collect();
+        ValueHints { columns, others }
+    }
+}
+
+/// What to do about a value that does not fit its type: that depends on where the type of its column comes from.
+#[derive(Default)]
+pub struct ValueHints {
+    columns: Vec<(String, &'static str)>,
+    /// For errors that name none of these columns.
+    others: &'static str,
+}
+
+impl ValueHints {
+    /// The hint for an error of reading text, which names its column only in its message.
+    pub fn of(&self, message: &str) -> &'static str {
+        let named = self.columns.iter().filter(|(column, _)| names_column(message, column));
+        // The longest name: "a.b" is a column, or a field of the column "a".
+        named.max_by_key(|(column, _)| column.len()).map_or(self.others, |(_, hint)| *hint)
+    }
+}
+
+/// Whether an error is about a value of this column, or of one of its fields.
+fn names_column(message: &str, column: &str) -> bool {
+    let quoted = format!("column {column:?}");
+    let Some(name) = quoted.strip_suffix('"') else { return false };
+    message.match_indices(name).any(|(at, _)| {
+        let rest = &message[at + name.len()..];
+        rest.starts_with("\": ") || rest.starts_with('.')
+    })
 }

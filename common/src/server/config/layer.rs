@@ -29,6 +29,9 @@ const IGNORED_VARIABLES: [&str; 15] = [
     "plaintext_login",
 ];
 
+/// Those of [`IGNORED_VARIABLES`] that the programs of servers read, and `volley` does not.
+const PROGRAM_VARIABLES: [&str; 3] = ["log_format", "config", "check_config"];
+
 /// The keys that only one role has. Members of both roles may share an environment, so a variable of the other role is
 /// known and ignored.
 pub const ROLE_KEYS: [(&str, &[&str]); 2] = [
@@ -219,6 +222,12 @@ fn renamed(given: &str) -> Option<&'static str> {
 /// The current name of a key that may be given by its old name; `None` if it is not in `known`.
 fn present_name<'a>(given: &'a str, known: &Map<String, Value>) -> Option<&'a str> {
     [Some(given), renamed(given)].into_iter().flatten().find(|key| known.contains_key(*key))
+}
+
+/// Whether this variable configures a server that has the keys `known`, by itself or by the file that it names.
+pub fn configures(variable: &str, known: &Map<String, Value>) -> bool {
+    let given = variable.strip_prefix(ENV_PREFIX).map(str::to_ascii_lowercase);
+    given.is_some_and(|given| present_name(&given, known).is_some() || PROGRAM_VARIABLES.contains(&&*given))
 }
 
 /// Parses the variables that are configuration into values of the types that the defaults have.

@@ -6,6 +6,7 @@ use clap::Parser;
 use tempfile::TempDir;
 
 use super::*;
+use crate::formats::text::ColumnType;
 
 /// A folder with `a.csv`, and `b.parquet` with the column `zip`.
 fn files(csv: &str, typed: ArrayRef) -> TempDir {
@@ -239,4 +240,25 @@ fn inference_rows_without_effect_are_noted() {
     assert!(note.starts_with("--infer-rows has no effect") && note.contains("--type"), "{note}");
     assert_eq!(notes("zip\n1\n", None), "");
     assert_eq!(notes("zip,new\n1,2\n", Some(10)), "");
+}
+
+#[test]
+fn hint_about_the_replaced_table_is_for_its_types_only() {
+    let error = |csv: &str, types: Vec<ColumnType>, infer_rows| {
+        let folder = tree(&[("a.csv", csv)]);
+        let typed = types.iter().map(|named| named.column.clone()).collect();
+        let text = TextOptions { typed, infer_rows, ..TextOptions::default() };
+        let known = KnownTypes::ReplacedTable(schema(DataType::Int8));
+        let rules = TypeRules { known, appended: None, types, text };
+        let inputs = InputFiles::open(&[folder.path().join("a.csv")], None).unwrap().with_types(rules).unwrap();
+        inputs.read(&ProgressBar::hidden(), &mut |_: RecordBatch| Ok(())).unwrap_err().message
+    };
+    let of_table = error("zip\n300\n", Vec::new(), None);
+    assert!(of_table.contains("\"zip\"") && of_table.contains("the table that is replaced"), "{of_table}");
+    let named = ColumnType { column: "zip".into(), data_type: DataType::Int8 };
+    let of_option = error("zip\n300\n", vec![named], None);
+    assert!(of_option.contains("\"zip\"") && !of_option.contains("replaced"), "{of_option}");
+    let inferred = error("zip,new\n1,1\n1,x\n", Vec::new(), Some(1));
+    assert!(inferred.contains("\"new\"") && !inferred.contains("replaced"), "{inferred}");
+    assert!(inferred.ends_with("without --infer-rows from all)"), "{inferred}");
 }
