@@ -76,10 +76,12 @@ pub async fn run(dev: &DevArgs) -> Result<()> {
 fn ignored_settings(names: &[String]) -> Result<Option<String>> {
     let mut ignored: BTreeSet<&str> = variables_of::<CoordinatorConfig>(names)?.into_iter().collect();
     ignored.extend(variables_of::<NodeConfig>(names)?);
-    let (has, are) = if ignored.len() == 1 { ("has", "is a setting") } else { ("have", "are settings") };
+    let (has, it) = if ignored.len() == 1 { ("has", "it") } else { ("have", "them") };
     let ignored = ignored.into_iter().collect::<Vec<_>>().join(", ");
     Ok((!ignored.is_empty()).then(|| {
-        format!("{ignored} {has} no effect on `volley dev`: {are} of servers, for volley-coordinator and volley-node")
+        format!(
+            "{ignored} {has} no effect on `volley dev`, whose members have the defaults: only volley-coordinator and volley-node read {it}"
+        )
     }))
 }
 
