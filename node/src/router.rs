@@ -200,7 +200,10 @@ async fn forward_put(
             Error::unavailable(format!("the put could not be forwarded: {error} (this node: {read_only}); try again"))
         }
         // The other node may have got the put.
-        Err(ForwardFailure::Final(error)) => error.at("forwarding the put to another node"),
+        Err(ForwardFailure::Final(mut error)) => {
+            error.message = format!("the put could not be forwarded: {} (this node: {read_only})", error.message);
+            error
+        }
         Err(ForwardFailure::NoCandidate) => read_only,
     };
     tracing::info!(request_id = request_id(&head.headers).map(cut), %error, "a put was refused");

@@ -367,8 +367,8 @@ mod tests {
         assert_eq!(note(&own).unwrap(), None);
         let one = note(&[&own[..], &["VOLLEY_HIGH_WATER"]].concat()).unwrap().unwrap();
         assert!(one.starts_with("VOLLEY_HIGH_WATER has no effect on `volley dev`"), "{one}");
-        // Of either role, of both, by an old name, and of the programs.
-        let names = ["VOLLEY_PEERS", "VOLLEY_ZONE", "VOLLEY_LISTEN", "VOLLEY_COPY_RATE", "VOLLEY_CONFIG"];
+        // Of either role, of both, and of the programs.
+        let names = ["VOLLEY_PEERS", "VOLLEY_ZONE", "VOLLEY_LISTEN", "VOLLEY_CONFIG"];
         let several = note(&names).unwrap().unwrap();
         assert!(names.iter().all(|name| several.contains(name)) && several.contains("volley-node"), "{several}");
     }
