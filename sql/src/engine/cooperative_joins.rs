@@ -25,10 +25,9 @@ use futures::{Stream, StreamExt, stream};
 
 use super::row_width::{BatchMemory, collects_left};
 
-/// Rows of the first piece of a partition.
-const FIRST_ROWS: usize = 64;
-/// The fewest rows of a piece. Time in which nobody takes the rows of a join counts as its own.
-const MIN_ROWS: usize = 16;
+/// Rows of the first piece of a partition, and the fewest of any: a join without keys compares each of them with all rows of its
+/// other side, which may be millions, before it pauses. Time in which nobody takes the rows of a join counts as its own.
+const MIN_ROWS: usize = 1;
 /// By how much the next piece is larger after one that was computed quickly.
 const GROWTH: usize = 4;
 /// A piece that takes less is made larger.
@@ -194,7 +193,7 @@ struct ProbeSlices {
 }
 
 fn pieces(rows: SendableRecordBatchStream, memory: BatchMemory) -> impl Stream<Item = Result<RecordBatch>> + Send {
-    let slices = ProbeSlices { rows, memory, rest: None, piece_rows: FIRST_ROWS, given: None };
+    let slices = ProbeSlices { rows, memory, rest: None, piece_rows: MIN_ROWS, given: None };
     stream::try_unfold(slices, |mut slices| async move {
         if let Some(taken) = slices.given.map(|given| given.elapsed()) {
             slices.piece_rows = next_rows(slices.piece_rows, taken);
@@ -263,7 +262,7 @@ mod tests {
         let rows = RecordBatchStreamAdapter::new(batch(0..0).schema(), stream::iter(batches));
         let memory = BatchMemory::of_stream(&TaskContext::default());
         let pieces: Vec<RecordBatch> = pieces(Box::pin(rows), memory).try_collect().await.unwrap();
-        assert_eq!(pieces[0].num_rows(), FIRST_ROWS);
+        assert_eq!(pieces[0].num_rows(), MIN_ROWS);
         let numbers = pieces.iter().flat_map(|piece| piece.column(0).as_primitive::<Int64Type>().values().to_vec());
         assert_eq!(numbers.collect::<Vec<_>>(), (0..1001).collect::<Vec<i64>>());
     }
