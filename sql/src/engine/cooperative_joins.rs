@@ -253,7 +253,10 @@ fn next_rows(rows: usize, taken: Duration) -> usize {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use arrow::array::{ArrayRef, AsArray, Int64Array};
-    use arrow::datatypes::Int64Type;
+    use arrow::datatypes::{Int64Type, Schema};
+    use datafusion::common::JoinType;
+    use datafusion::physical_plan::empty::EmptyExec;
+    use datafusion::physical_plan::joins::NestedLoopJoinExec;
     use futures::TryStreamExt;
 
     use super::*;
@@ -283,5 +286,15 @@ mod tests {
             let numbers = pieces.iter().flat_map(|piece| piece.column(0).as_primitive::<Int64Type>().values().to_vec());
             assert_eq!(numbers.collect::<Vec<_>>(), (0..1001).collect::<Vec<i64>>());
         }
+    }
+
+    #[test]
+    fn cross_joins_take_whole_batches() {
+        let side: Arc<dyn ExecutionPlan> = Arc::new(EmptyExec::new(Arc::new(Schema::empty())));
+        let cross = in_pieces(Arc::new(CrossJoinExec::new(side.clone(), side.clone()))).unwrap();
+        assert!(!cross.children()[1].downcast_ref::<CooperativeProbeExec>().unwrap().is_timed());
+        let compared = NestedLoopJoinExec::try_new(side.clone(), side, None, &JoinType::Inner, None).unwrap();
+        let compared = in_pieces(Arc::new(compared)).unwrap();
+        assert!(compared.children()[1].downcast_ref::<CooperativeProbeExec>().unwrap().is_timed());
     }
 }

@@ -171,3 +171,22 @@ impl PhysicalExtensionCodec for LeafCodec {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use arrow::datatypes::Schema;
+    use datafusion::physical_plan::empty::EmptyExec;
+
+    use super::*;
+
+    #[test]
+    fn probe_side_is_received_as_it_was_sent() {
+        let input: Arc<dyn ExecutionPlan> = Arc::new(EmptyExec::new(Arc::new(Schema::empty())));
+        for is_timed in [true, false] {
+            let probe: Arc<dyn ExecutionPlan> = Arc::new(CooperativeProbeExec::new(input.clone(), is_timed));
+            let received = of_input(&with_input(&probe).unwrap(), std::slice::from_ref(&input)).unwrap();
+            assert_eq!(received.downcast_ref::<CooperativeProbeExec>().unwrap().is_timed(), is_timed);
+        }
+    }
+}
