@@ -40,20 +40,22 @@ pub fn return_large_blocks() {
 /// Each arena of glibc keeps the pages that were free between blocks in use, however many: a node whose queries may have 64
 /// MiB kept 388 MiB after some of them, which were planned and run on different threads.
 pub fn return_free_memory() {
-    let watch = || {
-        let mut growth = MemoryGrowth::default();
-        loop {
-            thread::sleep(INTERVAL);
-            // Without /proc nothing is known, and nothing returned.
-            let Some(bytes) = anonymous_bytes() else { return };
-            if growth.is_reached(bytes) {
-                trim();
-                growth.least = anonymous_bytes();
-            }
-        }
-    };
-    if let Err(error) = thread::Builder::new().name("memory".into()).spawn(watch) {
+    if let Err(error) = thread::Builder::new().name("memory".into()).spawn(watch_growth) {
         tracing::warn!(%error, "no thread for the memory of the allocator: what is free stays with the process");
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the system tells nobody when a process grows")]
+fn watch_growth() {
+    let mut growth = MemoryGrowth::default();
+    loop {
+        thread::sleep(INTERVAL);
+        // Without /proc nothing is known, and nothing returned.
+        let Some(bytes) = anonymous_bytes() else { return };
+        if growth.is_reached(bytes) {
+            trim();
+            growth.least = anonymous_bytes();
+        }
     }
 }
 
