@@ -35,7 +35,7 @@
 //! | [`suggestion`] | the known name that is probably meant by one that is not known |
 //! | [`unreachable_member`] | what to do about a member that does not answer |
 //! | [`unsent_bytes`] | how much of a stream was passed on to HTTP/2 and is not sent yet |
-//! | [`memory`], [`clock`] | settings of the allocator; the wall clock |
+//! | [`memory`], [`clock`] | the allocator: its settings, and what it returns; the wall clock |
 
 pub mod clock;
 pub mod cluster_id;

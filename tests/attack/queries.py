@@ -101,6 +101,8 @@ def check_free(cluster):
     """Nothing of the queries is left: no thread is busy, no place is taken, nothing is on disk."""
     for node in cluster.nodes:
         wait_until(lambda: is_idle(node), FREE_WITHIN, f"queries that have ended use no processor of {node.name}")
+    # A query runs on all of them.
+    for node in cluster.nodes:
         wait_until(lambda: has_places(cluster, node), FREE_WITHIN, f"{node.name} has places for queries again")
         wait_until(lambda: spilled(node) == 0, FREE_WITHIN, f"{node.name} has removed what queries had on disk")
 

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use volley_common::server::config::variables_of;
 use volley_common::server::process;
 use volley_common::server::{PreboundSockets, RunningServer, ServerConfig, StopSignals, TlsConfig};
-use volley_common::{Error, Result, clock};
+use volley_common::{Error, Result, clock, memory};
 use volley_coordinator::{CoordinatorConfig, RunningCoordinator};
 use volley_node::{NodeConfig, RunningNode};
 
@@ -47,6 +47,7 @@ struct PeerPorts {
 /// Runs until Ctrl-C, SIGTERM, the action `shutdown`, or the failure of a member.
 pub async fn run(dev: &DevArgs) -> Result<()> {
     process::raise_open_files();
+    memory::return_free_memory();
     let names: Vec<String> = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
     if let Some(note) = ignored_settings(&names)? {
         output::note(note);

@@ -74,6 +74,7 @@ pub fn main<R: ServerRole>() -> ExitCode {
     memory::return_large_blocks();
     let args = parse_args::<R>();
     let logging = log::init(args.as_ref().log_format, R::LOG_FILTER);
+    memory::return_free_memory();
     match logging.and_then(|()| run::<R>(&args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

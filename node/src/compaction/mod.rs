@@ -18,7 +18,7 @@ use volley_common::ipc::decode::BatchDecoder;
 use volley_common::ipc::schema::{flight_header, parse_schema};
 use volley_common::wire::catalog::{Part, Write};
 use volley_common::wire::cluster::{CompactParts, Ticket, TicketPart};
-use volley_common::{Error, PartId, Result, TableName, clock};
+use volley_common::{Code, Error, PartId, Result, TableName, clock};
 
 use self::rewriter::PartRewriter;
 use crate::assertion::AssertedCaller;
@@ -42,7 +42,12 @@ const TICKET_MS: u64 = 3_600_000;
 pub async fn compact(state: Arc<NodeContext>, order: CompactParts) -> Result<()> {
     let (tasks, parts) = (state.put.tasks.clone(), order.sources.len() as u64);
     let compacted = tasks.track_future(run(state, order)).await;
-    let result = if compacted.is_ok() { "ok" } else { "failed" };
+    let result = match &compacted {
+        Ok(()) => "ok",
+        // Its write is open no more, or the table has another version: no fault.
+        Err(error) if error.code == Code::Aborted => "aborted",
+        Err(_) => "failed",
+    };
     metrics::counter!("volley_compactions_total", "result" => result).increment(1);
     if compacted.is_ok() {
         metrics::counter!("volley_compacted_parts_total").increment(parts);

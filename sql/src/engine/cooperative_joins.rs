@@ -16,6 +16,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::joins::CrossJoinExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     ChildStats, ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
@@ -25,10 +26,9 @@ use futures::{Stream, StreamExt, stream};
 
 use super::row_width::{BatchMemory, collects_left};
 
-/// Rows of the first piece of a partition.
-const FIRST_ROWS: usize = 64;
-/// The fewest rows of a piece. Time in which nobody takes the rows of a join counts as its own.
-const MIN_ROWS: usize = 16;
+/// Rows of the first piece of a partition, and the fewest of any: a join without keys compares each of them with all rows of its
+/// other side, which may be millions, before it pauses. Time in which nobody takes the rows of a join counts as its own.
+const MIN_ROWS: usize = 1;
 /// By how much the next piece is larger after one that was computed quickly.
 const GROWTH: usize = 4;
 /// A piece that takes less is made larger.
@@ -91,7 +91,8 @@ fn with_pieces(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Execu
     if !collects_left(&node) || probe.is::<CooperativeProbeExec>() {
         return Ok(Transformed::no(node));
     }
-    let probe: Arc<dyn ExecutionPlan> = Arc::new(CooperativeProbeExec::new(probe.clone()));
+    let is_timed = !node.is::<CrossJoinExec>();
+    let probe: Arc<dyn ExecutionPlan> = Arc::new(CooperativeProbeExec::new(probe.clone(), is_timed));
     with_inputs(node, vec![build.clone(), probe])
 }
 
@@ -99,12 +100,20 @@ fn with_pieces(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Execu
 #[derive(Debug)]
 pub(super) struct CooperativeProbeExec {
     input: Arc<dyn ExecutionPlan>,
+    is_timed: bool,
 }
 
 impl CooperativeProbeExec {
-    /// The rows of `input`.
-    pub(super) fn new(input: Arc<dyn ExecutionPlan>) -> Self {
-        CooperativeProbeExec { input }
+    /// The rows of `input`, in pieces that fit into memory. With `is_timed` they are also so small that the join computes for some
+    /// milliseconds with each. A cross join gives a batch for each row of its other side, and pauses after it: these batches have
+    /// as many rows as the piece, so small pieces would only make it slow.
+    pub(super) fn new(input: Arc<dyn ExecutionPlan>, is_timed: bool) -> Self {
+        CooperativeProbeExec { input, is_timed }
+    }
+
+    /// Whether pieces are as large as time allows.
+    pub(super) fn is_timed(&self) -> bool {
+        self.is_timed
     }
 
     /// Whose rows it has.
@@ -149,7 +158,7 @@ impl ExecutionPlan for CooperativeProbeExec {
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match <[_; 1]>::try_from(children) {
-            Ok([input]) => Ok(Arc::new(CooperativeProbeExec::new(input))),
+            Ok([input]) => Ok(Arc::new(CooperativeProbeExec::new(input, self.is_timed))),
             Err(children) => internal_err!("CooperativeProbeExec has one child, not {}", children.len()),
         }
     }
@@ -160,7 +169,7 @@ impl ExecutionPlan for CooperativeProbeExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let memory = BatchMemory::of_stream(&context);
-        let rows = pieces(self.input.execute(partition, context)?, memory);
+        let rows = pieces(self.input.execute(partition, context)?, memory, self.is_timed);
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
 
@@ -189,12 +198,18 @@ struct ProbeSlices {
     rest: Option<RecordBatch>,
     /// Of the next piece.
     piece_rows: usize,
-    /// When the last piece was given.
+    is_timed: bool,
+    /// When the last piece was given, if it is timed.
     given: Option<Instant>,
 }
 
-fn pieces(rows: SendableRecordBatchStream, memory: BatchMemory) -> impl Stream<Item = Result<RecordBatch>> + Send {
-    let slices = ProbeSlices { rows, memory, rest: None, piece_rows: FIRST_ROWS, given: None };
+fn pieces(
+    rows: SendableRecordBatchStream,
+    memory: BatchMemory,
+    is_timed: bool,
+) -> impl Stream<Item = Result<RecordBatch>> + Send {
+    let piece_rows = if is_timed { MIN_ROWS } else { usize::MAX };
+    let slices = ProbeSlices { rows, memory, rest: None, piece_rows, is_timed, given: None };
     stream::try_unfold(slices, |mut slices| async move {
         if let Some(taken) = slices.given.map(|given| given.elapsed()) {
             slices.piece_rows = next_rows(slices.piece_rows, taken);
@@ -217,7 +232,7 @@ fn pieces(rows: SendableRecordBatchStream, memory: BatchMemory) -> impl Stream<I
         if rows < batch.num_rows() {
             slices.rest = Some(batch.slice(rows, batch.num_rows() - rows));
         }
-        slices.given = Some(Instant::now());
+        slices.given = slices.is_timed.then(Instant::now);
         Ok::<_, DataFusionError>(Some((batch.slice(0, rows), slices)))
     })
 }
@@ -238,7 +253,10 @@ fn next_rows(rows: usize, taken: Duration) -> usize {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use arrow::array::{ArrayRef, AsArray, Int64Array};
-    use arrow::datatypes::Int64Type;
+    use arrow::datatypes::{Int64Type, Schema};
+    use datafusion::common::JoinType;
+    use datafusion::physical_plan::empty::EmptyExec;
+    use datafusion::physical_plan::joins::NestedLoopJoinExec;
     use futures::TryStreamExt;
 
     use super::*;
@@ -259,12 +277,24 @@ mod tests {
             let column: ArrayRef = Arc::new(Int64Array::from_iter_values(rows));
             RecordBatch::try_from_iter([("n", column)]).unwrap()
         };
-        let batches: Vec<Result<RecordBatch>> = vec![Ok(batch(0..1000)), Ok(batch(0..0)), Ok(batch(1000..1001))];
-        let rows = RecordBatchStreamAdapter::new(batch(0..0).schema(), stream::iter(batches));
-        let memory = BatchMemory::of_stream(&TaskContext::default());
-        let pieces: Vec<RecordBatch> = pieces(Box::pin(rows), memory).try_collect().await.unwrap();
-        assert_eq!(pieces[0].num_rows(), FIRST_ROWS);
-        let numbers = pieces.iter().flat_map(|piece| piece.column(0).as_primitive::<Int64Type>().values().to_vec());
-        assert_eq!(numbers.collect::<Vec<_>>(), (0..1001).collect::<Vec<i64>>());
+        for (is_timed, first_rows) in [(true, MIN_ROWS), (false, 1000)] {
+            let batches: Vec<Result<RecordBatch>> = vec![Ok(batch(0..1000)), Ok(batch(0..0)), Ok(batch(1000..1001))];
+            let rows = RecordBatchStreamAdapter::new(batch(0..0).schema(), stream::iter(batches));
+            let memory = BatchMemory::of_stream(&TaskContext::default());
+            let pieces: Vec<RecordBatch> = pieces(Box::pin(rows), memory, is_timed).try_collect().await.unwrap();
+            assert_eq!(pieces[0].num_rows(), first_rows);
+            let numbers = pieces.iter().flat_map(|piece| piece.column(0).as_primitive::<Int64Type>().values().to_vec());
+            assert_eq!(numbers.collect::<Vec<_>>(), (0..1001).collect::<Vec<i64>>());
+        }
+    }
+
+    #[test]
+    fn cross_joins_take_whole_batches() {
+        let side: Arc<dyn ExecutionPlan> = Arc::new(EmptyExec::new(Arc::new(Schema::empty())));
+        let cross = in_pieces(Arc::new(CrossJoinExec::new(side.clone(), side.clone()))).unwrap();
+        assert!(!cross.children()[1].downcast_ref::<CooperativeProbeExec>().unwrap().is_timed());
+        let compared = NestedLoopJoinExec::try_new(side.clone(), side, None, &JoinType::Inner, None).unwrap();
+        let compared = in_pieces(Arc::new(compared)).unwrap();
+        assert!(compared.children()[1].downcast_ref::<CooperativeProbeExec>().unwrap().is_timed());
     }
 }

@@ -1,17 +1,19 @@
 //! The start of a planned query: on this node alone, or in stages on several nodes.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::display::{PlanType, StringifiedPlan};
 use datafusion::common::format::ExplainFormat;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::execution::{SendableRecordBatchStream, SessionState};
+use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::{Explain, LogicalPlan};
 use datafusion::physical_plan::explain::ExplainExec;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use volley_common::Result;
 
 use super::cooperative_joins::CooperativeProbeExec;
@@ -156,14 +158,27 @@ fn execute(plan: Arc<dyn ExecutionPlan>, state: &SessionState, has_stages: bool)
     let schema = plan.schema();
     let memory = Arc::new(RepeatedRows::new(&state.runtime_env().memory_pool));
     let mut state = state.clone();
-    state.config_mut().set_extension(memory);
-    let context = state.task_ctx();
-    let rows = checked(execute_stream(plan, context.clone()))?;
-    let columns = rows.schema();
-    // What is counted for the query is counted until it ends.
-    let rows = rows.map(move |batch| {
-        let _ = &context;
-        batch
-    });
-    Ok(StartedQuery { rows: Box::pin(RecordBatchStreamAdapter::new(columns, rows)), schema, has_stages })
+    state.config_mut().set_extension(memory.clone());
+    let rows = checked(execute_stream(plan, state.task_ctx()))?;
+    Ok(StartedQuery { rows: Box::pin(CountedRows { rows, _memory: memory }), schema, has_stages })
+}
+
+/// Rows of a query. What is counted for it is counted until they are dropped.
+struct CountedRows {
+    rows: SendableRecordBatchStream,
+    _memory: Arc<RepeatedRows>,
+}
+
+impl Stream for CountedRows {
+    type Item = datafusion::error::Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.rows.poll_next_unpin(context)
+    }
+}
+
+impl RecordBatchStream for CountedRows {
+    fn schema(&self) -> SchemaRef {
+        self.rows.schema()
+    }
 }

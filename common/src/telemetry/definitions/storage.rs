@@ -101,7 +101,7 @@ pub const WORK: &[Metric] = &[
         "volley_compactions_total",
         "compactions",
         &["result"],
-        "Compactions by this node that ended, by result: `ok`, `failed`.",
+        "Compactions by this node that ended, by result: `ok`, `aborted` (the table changed meanwhile), `failed`.",
     )
     .worry("`failed` grows, and `ok` does not."),
     Metric::new(Counter, Nodes, "volley_compacted_parts_total", "parts", &[], "Small parts that compactions replaced."),

@@ -59,13 +59,16 @@ impl ScanCodec {
 
 /// The first byte of a check of rows.
 const ROW_WIDTH: u8 = 1;
+/// What is sent of the probe side of a cross join, whose pieces are not timed.
+const UNTIMED: u8 = 2;
 
-/// An operator with one input: the probe side of a join, which is sent as nothing but its input, or a check of rows, with the numbers of
-/// the lists that it measures.
+/// An operator with one input: the probe side of a join, which is sent as hardly more than its input, or a check of rows, with the
+/// numbers of the lists that it measures.
 fn of_input(bytes: &[u8], inputs: &[Arc<dyn ExecutionPlan>]) -> Option<Arc<dyn ExecutionPlan>> {
     let [input] = inputs else { return None };
     match bytes {
-        [] => Some(Arc::new(CooperativeProbeExec::new(input.clone()))),
+        [] => Some(Arc::new(CooperativeProbeExec::new(input.clone(), true))),
+        [UNTIMED] => Some(Arc::new(CooperativeProbeExec::new(input.clone(), false))),
         [ROW_WIDTH, lists @ ..] => {
             let number = |bytes: &[u8]| bytes.iter().fold(0, |number: usize, byte| (number << 8) | usize::from(*byte));
             let lists = lists.chunks(4).map(number).collect();
@@ -77,8 +80,8 @@ fn of_input(bytes: &[u8], inputs: &[Arc<dyn ExecutionPlan>]) -> Option<Arc<dyn E
 
 /// What is sent of an operator with one input beside this; `None`: it is another operator.
 fn with_input(node: &Arc<dyn ExecutionPlan>) -> Option<Vec<u8>> {
-    if node.is::<CooperativeProbeExec>() {
-        return Some(Vec::new());
+    if let Some(probe) = node.downcast_ref::<CooperativeProbeExec>() {
+        return Some(if probe.is_timed() { Vec::new() } else { vec![UNTIMED] });
     }
     let lists = node.downcast_ref::<RowWidthExec>()?.lists();
     let numbers = lists.iter().flat_map(|list| u32::try_from(*list).unwrap_or(u32::MAX).to_be_bytes());
@@ -166,5 +169,24 @@ impl PhysicalExtensionCodec for LeafCodec {
         };
         buf.extend(PlanLeaf { leaf: Some(leaf) }.encode_to_vec());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use arrow::datatypes::Schema;
+    use datafusion::physical_plan::empty::EmptyExec;
+
+    use super::*;
+
+    #[test]
+    fn probe_side_is_received_as_it_was_sent() {
+        let input: Arc<dyn ExecutionPlan> = Arc::new(EmptyExec::new(Arc::new(Schema::empty())));
+        for is_timed in [true, false] {
+            let probe: Arc<dyn ExecutionPlan> = Arc::new(CooperativeProbeExec::new(input.clone(), is_timed));
+            let received = of_input(&with_input(&probe).unwrap(), std::slice::from_ref(&input)).unwrap();
+            assert_eq!(received.downcast_ref::<CooperativeProbeExec>().unwrap().is_timed(), is_timed);
+        }
     }
 }

@@ -29,7 +29,7 @@ use crate::query_network::QueryNetwork;
 
 /// The version of what nodes send each other for queries, beside that of DataFusion: messages, and plans with the functions and
 /// filters of the engine. Raised by each change that other versions do not understand, or understand in another way.
-const MESSAGES_VERSION: u32 = 2;
+const MESSAGES_VERSION: u32 = 3;
 /// The most partitions of a task that are read in one call: memory is taken for all of them before it is known whether they exist.
 const MAX_READ_PARTITIONS: usize = 1 << 16;
 /// How much longer than its query a task may run: the head says why a query ends, not its tasks.
