@@ -2,7 +2,7 @@
 //! row, or very many, would keep its thread for hours, in which neither its query ends nor another one begins.
 //!
 //! What a join gives counts against the budget of its task, as what leaves give does. What it takes of its probe side is cut so
-//! that it computes for some milliseconds with each piece, and its task pauses after a long one.
+//! that it computes for some milliseconds with each piece, and its task pauses after some of these.
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ const MIN_ROWS: usize = 1;
 const GROWTH: usize = 4;
 /// A piece that takes less is made larger.
 const QUICK: Duration = Duration::from_millis(5);
-/// About how long a piece may take. After a longer one the task pauses.
+/// About how long a piece may take, and how long a task computes until it pauses.
 const LONG: Duration = Duration::from_millis(20);
 
 /// Makes the joins of a plan pause. It must be the last rule: others look for joins and their inputs.
@@ -201,6 +201,8 @@ struct ProbeSlices {
     is_timed: bool,
     /// When the last piece was given, if it is timed.
     given: Option<Instant>,
+    /// When the task paused last. A join that gives no rows takes one piece after the other, each of them short.
+    paused: Instant,
 }
 
 fn pieces(
@@ -209,12 +211,13 @@ fn pieces(
     is_timed: bool,
 ) -> impl Stream<Item = Result<RecordBatch>> + Send {
     let piece_rows = if is_timed { MIN_ROWS } else { usize::MAX };
-    let slices = ProbeSlices { rows, memory, rest: None, piece_rows, is_timed, given: None };
+    let slices = ProbeSlices { rows, memory, rest: None, piece_rows, is_timed, given: None, paused: Instant::now() };
     stream::try_unfold(slices, |mut slices| async move {
-        if let Some(taken) = slices.given.map(|given| given.elapsed()) {
-            slices.piece_rows = next_rows(slices.piece_rows, taken);
-            if taken > LONG {
+        if let Some(given) = slices.given {
+            slices.piece_rows = next_rows(slices.piece_rows, given.elapsed());
+            if slices.paused.elapsed() > LONG {
                 tokio::task::yield_now().await;
+                slices.paused = Instant::now();
             }
         }
         let batch = match slices.rest.take() {
@@ -252,6 +255,8 @@ fn next_rows(rows: usize, taken: Duration) -> usize {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::task::Poll;
+
     use arrow::array::{ArrayRef, AsArray, Int64Array};
     use arrow::datatypes::{Int64Type, Schema};
     use datafusion::common::JoinType;
@@ -286,6 +291,28 @@ mod tests {
             let numbers = pieces.iter().flat_map(|piece| piece.column(0).as_primitive::<Int64Type>().values().to_vec());
             assert_eq!(numbers.collect::<Vec<_>>(), (0..1001).collect::<Vec<i64>>());
         }
+    }
+
+    #[tokio::test]
+    async fn task_pauses_after_many_short_pieces() {
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..40));
+        let batch = RecordBatch::try_from_iter([("n", column)]).unwrap();
+        let rows = RecordBatchStreamAdapter::new(batch.schema(), stream::iter([Ok(batch)]));
+        let mut pieces = Box::pin(pieces(Box::pin(rows), BatchMemory::of_stream(&TaskContext::default()), true));
+        let mut pauses = 0;
+        loop {
+            match futures::poll!(pieces.next()) {
+                Poll::Ready(Some(_)) => {
+                    let given = Instant::now();
+                    while given.elapsed() < QUICK * 2 {
+                        std::hint::spin_loop();
+                    }
+                }
+                Poll::Ready(None) => break,
+                Poll::Pending => pauses += 1,
+            }
+        }
+        assert!(pauses >= 10, "{pauses} pauses in {:?}", QUICK * 2 * 40);
     }
 
     #[test]
