@@ -1,5 +1,6 @@
 //! Writes: begin, stage, renew, commit, abort; `transactions` has those that belong to a transaction.
 
+mod known_write;
 #[cfg(test)]
 mod tests;
 mod transactions;
@@ -12,11 +13,12 @@ use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply;
 use volley_common::wire::catalog::{
     AbortWrite, BeginWrite, CommitWrite, Compression, DescriptorKind, Node, Part, RenewWrite, Role, StageParts, Table,
-    Write, WriteMode, WriteOutcome, WriteState,
+    WriteMode, WriteOutcome, WriteState,
 };
 use volley_common::wire::cluster::{BeginWriteRequest, CommitWriteRequest, StagePartsRequest, WritePlan};
-use volley_common::{Error, Result, TableName};
+use volley_common::{Code, Error, Result, TableName};
 
+use self::known_write::{check_repeated, check_table, is_resumable, resume};
 use crate::catalog::replies::unexpected_reply;
 use crate::catalog::{Catalog, refuses_puts};
 use crate::config::CoordinatorConfig;
@@ -25,6 +27,9 @@ use crate::planner::table_options::{NodeCounts, TableOptions, check_keys, check_
 use crate::planner::write_targets::{retarget, spreads_over_shards, write_targets};
 use crate::raft::Handle;
 use crate::service::live_nodes::wait_for_live_nodes;
+
+/// How often a write that may create its table or append to it is planned again because another write overtook the plan.
+const MAX_OVERTAKEN: usize = 8;
 
 /// Writes.
 #[derive(Clone)]
@@ -59,31 +64,47 @@ impl WriteService {
         }
         check_write_id(&request.write_id)?;
         wait_for_live_nodes(&self.raft).await;
-        let (command, nodes) = {
-            let catalog = self.raft.read().await?;
-            let is_put = request.writer != 0;
-            let known = catalog.write(&request.write_id);
-            let known = known.filter(|known| known.state() != WriteState::Aborted || is_put && refuses_puts(known));
-            known.iter().try_for_each(|known| check_table(access, known, &request))?;
-            if is_put {
-                catalog.check_put_id(&request.write_id)?;
-            }
-            let (command, open) = match known {
-                Some(known) if is_resumable(&known, request.attempt) => {
-                    check_repeated(&catalog, &name, &known, &request)?;
-                    let open = known.state == WriteState::Open as i32;
-                    (resume(&known, &request, self.lease_ms)?, open)
+        let mut overtaken = 0;
+        loop {
+            let (command, nodes) = self.plan_begin(access, &name, &request).await?;
+            match self.propose_begin(command, nodes).await {
+                Err(error) if request.create_append && is_overtaken(&error) && overtaken < MAX_OVERTAKEN => {
+                    overtaken += 1;
                 }
-                _ => (self.plan_write(&catalog, &name, &request)?, true),
-            };
-            // A committed write only returns its outcome: it needs no targets.
-            let nodes = match &command.spec {
-                Some(spec) if open => write_targets(&catalog, spec)?,
-                _ => Vec::new(),
-            };
-            (command, nodes)
+                begun => return begun,
+            }
+        }
+    }
+
+    /// The command that begins a write by the present catalog, and the nodes that take its parts.
+    async fn plan_begin(
+        &self,
+        access: &Access,
+        name: &TableName,
+        request: &BeginWriteRequest,
+    ) -> Result<(BeginWrite, Vec<Node>)> {
+        let catalog = self.raft.read().await?;
+        let is_put = request.writer != 0;
+        let known = catalog.write(&request.write_id);
+        let known = known.filter(|known| known.state() != WriteState::Aborted || is_put && refuses_puts(known));
+        known.iter().try_for_each(|known| check_table(access, known, request))?;
+        if is_put {
+            catalog.check_put_id(&request.write_id)?;
+        }
+        let (command, open) = match known {
+            Some(known) if is_resumable(&known, request.attempt) => {
+                check_repeated(&catalog, name, &known, request)?;
+                let open = known.state == WriteState::Open as i32;
+                (resume(&known, request, self.lease_ms)?, open)
+            }
+            _ => (self.plan_write(&catalog, name, request)?, true),
         };
-        self.propose_begin(command, nodes).await
+        // A committed write only returns its outcome: it needs no targets.
+        let nodes = match &command.spec {
+            Some(spec) if open => write_targets(&catalog, spec)?,
+            _ => Vec::new(),
+        };
+        Ok((command, nodes))
     }
 
     async fn propose_begin(&self, command: BeginWrite, nodes: Vec<Node>) -> Result<WritePlan> {
@@ -205,6 +226,11 @@ impl WriteService {
     }
 }
 
+/// Whether a plan was refused because the table was created since, or dropped or replaced.
+fn is_overtaken(error: &Error) -> bool {
+    matches!(error.code, Code::AlreadyExists | Code::NotFound | Code::Aborted)
+}
+
 /// Removes statistics that take too much memory of the coordinators: nodes send less.
 fn limit_statistics(parts: &mut [Part]) {
     /// More than [`MAX_PART_BOUNDS_BYTES`](volley_common::ipc::statistics::MAX_PART_BOUNDS_BYTES): nodes may be of a later version.
@@ -294,94 +320,6 @@ fn plan_append(
         // The rows are stored with the table's own schema message and its metadata.
         schema: table.schema.clone(),
         ..begin
-    })
-}
-
-/// Whether a known write is resumed: it is committed, or open and staged or begun by the same attempt, which called another
-/// coordinator too. An aborted write, or a put that is tried again, is planned again.
-fn is_resumable(known: &Write, attempt: u64) -> bool {
-    let same_attempt = attempt != 0 && attempt == known.attempt;
-    match known.state() {
-        WriteState::Committed => true,
-        WriteState::Open => known.staged || same_attempt,
-        WriteState::Aborted => false,
-    }
-}
-
-/// Checks that a request with the id of a committed write does not provably ask for another write: only its id, its table
-/// and its outcome are kept.
-///
-/// # Errors
-/// FAILED_PRECONDITION: it has another mode or another schema.
-fn check_repeated(catalog: &Catalog, name: &TableName, known: &Write, request: &BeginWriteRequest) -> Result<()> {
-    let Some(version) = known.outcome.as_ref().map(|outcome| outcome.version) else { return Ok(()) };
-    let differs = |what: String| {
-        Err(Error::precondition(format!(
-            "the write id {:?} belongs to a write to table {name:?} that is committed already, as version {version}, and {what}: choose another id",
-            known.id
-        )))
-    };
-    // The table may have been dropped and created again since.
-    let is_same = |table: &&Table| table.created_ms <= known.ended_ms && catalog.is_readable(table, version, 0);
-    let table = catalog.table_named(name).filter(is_same);
-    let mode = WriteMode::try_from(request.mode).unwrap_or_default();
-    let replaced =
-        |table: &Table| table.replaced.iter().any(|end| end.version == version && !end.compaction && end.restored == 0);
-    match mode {
-        // An append needs a table, which has a version already; a table is created with version 1.
-        WriteMode::Append if version == 1 || table.is_some_and(replaced) => {
-            return differs("that was no append".into());
-        }
-        WriteMode::Create if version != 1 && !request.create_append => return differs("that created no table".into()),
-        _ => {}
-    }
-    let Some(table) = table else { return Ok(()) };
-    match check_schema(name, &catalog.layout_at(table, version).schema, &request.schema) {
-        Ok(()) => Ok(()),
-        Err(error) => differs(format!("with another schema: {}", error.message)),
-    }
-}
-
-/// Checks that a request with the id of a known write is for the same table. The error names that of the write only to who
-/// may read it.
-///
-/// # Errors
-/// INVALID_ARGUMENT: the id is in use for another table.
-fn check_table(access: &Access, known: &Write, request: &BeginWriteRequest) -> Result<()> {
-    if known.table == request.table {
-        return Ok(());
-    }
-    let of_other = match access.can_read(&known.table) {
-        true => format!(" for table {:?}", known.table.join("/")),
-        false => String::new(),
-    };
-    let wanted = request.table.join("/");
-    Err(Error::invalid(format!(
-        "the write id {:?} is in use{of_other}: choose another id for table {wanted:?}",
-        known.id
-    )))
-}
-
-/// The command that begins a known write again: with the recorded plan, but the request's writer and attempt.
-fn resume(known: &Write, request: &BeginWriteRequest, lease_ms: u64) -> Result<BeginWrite> {
-    let name = TableName::from_components(&known.table)?;
-    if known.state == WriteState::Open as i32 {
-        check_schema(&name, &known.schema, &request.schema)?;
-        if let Some(spec) = &known.spec {
-            check_keys(&name, &request.schema, spec)?;
-        }
-    }
-    let schema = if known.schema.is_empty() { request.schema.clone() } else { known.schema.clone() };
-    Ok(BeginWrite {
-        kind: known.kind,
-        mode: known.mode,
-        spec: known.spec.clone(),
-        placement: known.placement.clone(),
-        staged: known.staged,
-        fenced: known.staged && request.transaction.is_empty(),
-        table_id: known.table_id,
-        schema,
-        ..begin_command(request, lease_ms)
     })
 }
 

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use volley_common::ipc::schema::schema_message;
-use volley_common::wire::catalog::{RegisterNode, Replaced, Row, row};
+use volley_common::wire::catalog::{RegisterNode, Replaced, Row, Write, row};
 use volley_common::{Code, PartId};
 
 use super::*;
@@ -166,6 +166,38 @@ async fn put_whose_table_was_created_meanwhile_is_begun_again() {
     let outcome = commit("two", 7, part(2)).await.unwrap();
     assert_eq!((outcome.version, outcome.rows), (2, 10));
     assert_eq!(commit("two", 7, part(2)).await.unwrap(), outcome);
+}
+
+/// Some tables appear between the plan of a write and its begin.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_create_or_append_all_begin() {
+    let fixture = services().await;
+    let (ann, service) = (fixture.access("ann"), &fixture.services.write);
+    let begin = async |table: &str, write_id: &str, attempt: u64| {
+        let (write_id, mode) = (write_id.into(), WriteMode::Create.into());
+        let request = BeginWriteRequest { write_id, attempt, mode, create_append: true, ..of_put(table) };
+        service.begin_write(&ann, request).await.unwrap();
+    };
+    let commit = async |write: &str, attempt: u64| {
+        service.commit_write(CommitWriteRequest { write: write.into(), parts: Vec::new(), attempt }).await
+    };
+    for round in 0..20 {
+        let table = &format!("sales/t{round}");
+        let puts = (0..8).map(async |put| {
+            let write = format!("w{round}-{put}");
+            begin(table, &write, 1).await;
+            match commit(&write, 1).await {
+                Err(error) if error.code == Code::AlreadyExists => {
+                    begin(table, &write, 2).await;
+                    commit(&write, 2).await.unwrap()
+                }
+                committed => committed.unwrap(),
+            }
+        });
+        let mut versions: Vec<u64> = futures::future::join_all(puts).await.iter().map(|put| put.version).collect();
+        versions.sort_unstable();
+        assert_eq!(versions, (1..=8).collect::<Vec<_>>(), "{table}");
+    }
 }
 
 #[test]
