@@ -9,7 +9,7 @@ def sql_name(table):
 
 
 LARGE, SPREAD = sql_name(READ_TABLE), sql_name(SPREAD_TABLE)
-# The side of a join that is collected: with more rows a build without optimization takes seconds for each piece of the other side.
+# The side of a join that is collected: so few rows that a build without optimization soon compares them with a row of the other side.
 SMALL = f"(SELECT * FROM {LARGE} WHERE n < 20000)"
 # Answered at once by a node that has nothing else to do.
 QUICK = f"SELECT count(*) AS n FROM {LARGE} WHERE n % 7 = 3"

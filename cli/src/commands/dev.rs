@@ -47,7 +47,7 @@ struct PeerPorts {
 /// Runs until Ctrl-C, SIGTERM, the action `shutdown`, or the failure of a member.
 pub async fn run(dev: &DevArgs) -> Result<()> {
     process::raise_open_files();
-    memory::return_free_memory();
+    tokio::spawn(memory::return_free_memory());
     let names: Vec<String> = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
     if let Some(note) = ignored_settings(&names)? {
         output::note(note);

@@ -74,7 +74,6 @@ pub fn main<R: ServerRole>() -> ExitCode {
     memory::return_large_blocks();
     let args = parse_args::<R>();
     let logging = log::init(args.as_ref().log_format, R::LOG_FILTER);
-    memory::return_free_memory();
     match logging.and_then(|()| run::<R>(&args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -157,6 +156,7 @@ pub fn runtime(builder: &mut Builder) -> Result<Runtime> {
 
 async fn serve<R: ServerRole>(config: R::Config) -> Result<()> {
     let mut signals = StopSignals::new()?;
+    tokio::spawn(memory::return_free_memory());
     let common = R::server_config(&config);
     let traces = TraceExport::start(&common.otlp, R::NAME, &common.peer_listen)?;
     let outcome = serve_until_stopped::<R>(config, &mut signals).await;

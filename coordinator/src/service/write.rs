@@ -28,8 +28,8 @@ use crate::planner::write_targets::{retarget, spreads_over_shards, write_targets
 use crate::raft::Handle;
 use crate::service::live_nodes::wait_for_live_nodes;
 
-/// How often a write that may create its table or append to it is planned again because another write overtook the plan.
-const MAX_OVERTAKEN: usize = 8;
+/// How often a write is planned: again, if the catalog has changed meanwhile.
+const MAX_PLANS: u32 = 4;
 
 /// Writes.
 #[derive(Clone)]
@@ -64,13 +64,19 @@ impl WriteService {
         }
         check_write_id(&request.write_id)?;
         wait_for_live_nodes(&self.raft).await;
-        let mut overtaken = 0;
+        self.begin_planned(access, &name, &request).await
+    }
+
+    /// Begins a write by a plan that is made of the present catalog, and again if the catalog has changed meanwhile.
+    async fn begin_planned(&self, access: &Access, name: &TableName, request: &BeginWriteRequest) -> Result<WritePlan> {
+        let mut plans = 1;
         loop {
-            let (command, nodes) = self.plan_begin(access, &name, &request).await?;
+            let (command, nodes) = match request.transaction.is_empty() {
+                true => self.plan_begin(access, name, request).await?,
+                false => self.plan_begin_in_transaction(access, name, request).await?,
+            };
             match self.propose_begin(command, nodes).await {
-                Err(error) if request.create_append && is_overtaken(&error) && overtaken < MAX_OVERTAKEN => {
-                    overtaken += 1;
-                }
+                Err(error) if plans < MAX_PLANS && is_overtaken(request, &error) => plans += 1,
                 begun => return begun,
             }
         }
@@ -226,9 +232,14 @@ impl WriteService {
     }
 }
 
-/// Whether a plan was refused because the table was created since, or dropped or replaced.
-fn is_overtaken(error: &Error) -> bool {
-    matches!(error.code, Code::AlreadyExists | Code::NotFound | Code::Aborted)
+/// Whether a plan was refused because something came first that another plan fits: for a put of a transaction another one, or a
+/// change of the table; for one that creates its table or appends to it also that the table was created or dropped.
+fn is_overtaken(request: &BeginWriteRequest, error: &Error) -> bool {
+    match error.code {
+        Code::Aborted => request.create_append || !request.transaction.is_empty(),
+        Code::AlreadyExists | Code::NotFound => request.create_append,
+        _ => false,
+    }
 }
 
 /// Removes statistics that take too much memory of the coordinators: nodes send less.

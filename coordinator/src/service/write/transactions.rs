@@ -7,11 +7,12 @@ mod tests;
 use volley_common::identity::Access;
 use volley_common::wire::catalog::command::Op;
 use volley_common::wire::catalog::reply::Reply;
-use volley_common::wire::catalog::{BeginWrite, EndTransaction, Role, Write, WriteMode, WriteState};
+use volley_common::wire::catalog::{BeginWrite, EndTransaction, Node, Role, Write, WriteMode, WriteState};
 use volley_common::wire::cluster::{BeginWriteRequest, WritePlan};
 use volley_common::{Code, Error, Result, TableName, TransactionId};
 
-use super::{WriteService, check_schema, mode_of, resume, table_options};
+use super::known_write::resume;
+use super::{WriteService, check_schema, mode_of, table_options};
 use crate::catalog::replies::unexpected_reply;
 use crate::catalog::{Catalog, written_already};
 use crate::planner::write_targets::write_targets;
@@ -19,8 +20,6 @@ use crate::service::live_nodes::wait_for_live_nodes;
 
 /// Maximum number of transactions of a principal that have written and are open.
 const MAX_OPEN_TRANSACTIONS: usize = 1_000;
-/// How often the write of a put is planned: again, if the catalog has changed meanwhile.
-const MAX_PLANS: u32 = 4;
 
 impl WriteService {
     /// Begins the write of a put that belongs to a transaction, or joins the one that its transaction has to the table. Whether the
@@ -39,35 +38,26 @@ impl WriteService {
         request.write_id = transaction.write_id(name.components());
         request.staged = true;
         wait_for_live_nodes(&self.raft).await;
-        let mut plans = 1;
-        loop {
-            match self.try_begin_in_transaction(access, &name, &request).await {
-                // Another put of the transaction, or a change of the table, came first.
-                Err(error) if error.code == Code::Aborted && plans < MAX_PLANS => plans += 1,
-                begun => return begun,
-            }
-        }
+        self.begin_planned(access, &name, &request).await
     }
 
-    async fn try_begin_in_transaction(
+    /// The command that begins the write, or joins it, by the present catalog, and the nodes that take its parts.
+    pub(super) async fn plan_begin_in_transaction(
         &self,
         access: &Access,
         name: &TableName,
         request: &BeginWriteRequest,
-    ) -> Result<WritePlan> {
-        let (command, nodes) = {
-            let catalog = self.raft.read().await?;
-            catalog.check_open_transaction(&request.transaction, access.name())?;
-            check_open_transactions(&catalog, &request.transaction, access.name())?;
-            let planned = self.plan_in_transaction(&catalog, name, request)?;
-            let command = BeginWrite { principal: access.name().into(), ..planned };
-            let nodes = match &command.spec {
-                Some(spec) => write_targets(&catalog, spec)?,
-                None => Vec::new(),
-            };
-            (command, nodes)
+    ) -> Result<(BeginWrite, Vec<Node>)> {
+        let catalog = self.raft.read().await?;
+        catalog.check_open_transaction(&request.transaction, access.name())?;
+        check_open_transactions(&catalog, &request.transaction, access.name())?;
+        let planned = self.plan_in_transaction(&catalog, name, request)?;
+        let command = BeginWrite { principal: access.name().into(), ..planned };
+        let nodes = match &command.spec {
+            Some(spec) => write_targets(&catalog, spec)?,
+            None => Vec::new(),
         };
-        self.propose_begin(command, nodes).await
+        Ok((command, nodes))
     }
 
     /// The command that begins the write, or that joins it with the plan and the attempt that it has.
