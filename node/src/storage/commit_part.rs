@@ -40,6 +40,7 @@ impl PartCommitter {
             return Err(Error::unavailable(reason));
         }
         let synced = self.volume.sync(file, temp.path(), bytes);
+        let _lock = self.inventory.lock_file(name.id);
         let placed = synced.and_then(|()| self.dirs.place(temp, &dir, &name)).and_then(|()| file.metadata());
         let metadata = placed.map_err(|e| self.volume.write_error("a part", &e))?;
         let verification = Some(Verification::now(FileFingerprint::of(&metadata)));

@@ -1,10 +1,10 @@
 //! The parts that the node holds: where each is stored, its size, and when it was last verified.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use volley_common::wire::cluster::HeldPart;
 use volley_common::{PartId, clock};
 
@@ -50,7 +50,17 @@ impl PartEntry {
 
 /// The parts that the node holds. No method takes longer the more parts there are, except those that return all of them.
 #[derive(Default)]
-pub struct PartInventory(Mutex<InventoryState>);
+pub struct PartInventory {
+    state: Mutex<InventoryState>,
+    unlocked: Condvar,
+}
+
+/// The file of a part, which nobody else places or takes away until this is dropped.
+#[must_use]
+pub struct PartFileLock<'a> {
+    inventory: &'a PartInventory,
+    id: PartId,
+}
 
 #[derive(Default)]
 struct InventoryState {
@@ -60,6 +70,8 @@ struct InventoryState {
     /// XOR of [`PartId::digest`] over all parts.
     digest: u64,
     bytes: u64,
+    /// The parts whose files are being placed or taken away.
+    locked: HashSet<PartId>,
 }
 
 impl InventoryState {
@@ -92,44 +104,52 @@ impl PartInventory {
     pub fn new(parts: HashMap<PartId, PartEntry>) -> Self {
         let mut state = InventoryState::default();
         parts.into_values().for_each(|entry| state.insert(entry));
-        PartInventory(Mutex::new(state))
+        PartInventory { state: Mutex::new(state), unlocked: Condvar::new() }
+    }
+
+    /// Waits until nobody else places or takes away the part's file. A part that is received again while its former file is removed
+    /// would lose the new one, which has the same name.
+    pub fn lock_file(&self, id: PartId) -> PartFileLock<'_> {
+        let mut state = self.state.lock();
+        self.unlocked.wait_while(&mut state, |state| !state.locked.insert(id));
+        PartFileLock { inventory: self, id }
     }
 
     /// Whether the node holds the part.
     pub fn contains(&self, id: PartId) -> bool {
-        self.0.lock().parts.contains_key(&id)
+        self.state.lock().parts.contains_key(&id)
     }
 
     /// The part's entry.
     pub fn get(&self, id: PartId) -> Option<Arc<PartEntry>> {
-        self.0.lock().parts.get(&id).cloned()
+        self.state.lock().parts.get(&id).cloned()
     }
 
     /// Adds a part, or replaces its entry.
     pub fn insert(&self, entry: PartEntry) {
-        self.0.lock().insert(entry);
+        self.state.lock().insert(entry);
     }
 
     /// Removes a part; its file stays.
     pub fn remove(&self, id: PartId) -> Option<PartEntry> {
-        self.0.lock().remove(id).map(Arc::unwrap_or_clone)
+        self.state.lock().remove(id).map(Arc::unwrap_or_clone)
     }
 
     /// Records that the part's bytes match its checksum. `fingerprint`: the file's, before its bytes were read.
     pub fn mark_verified(&self, id: PartId, fingerprint: FileFingerprint) {
-        self.0.lock().set_verification(id, Verification::now(fingerprint));
+        self.state.lock().set_verification(id, Verification::now(fingerprint));
     }
 
     /// The part whose verification is oldest (never: older than any), if that is longer ago than `period_ms`.
     pub fn due_for_verification(&self, period_ms: u64) -> Option<PartId> {
         let before = clock::now_ms().saturating_sub(period_ms);
-        let (at_ms, id) = self.0.lock().by_verification.first().copied()?;
+        let (at_ms, id) = self.state.lock().by_verification.first().copied()?;
         (at_ms <= before).then_some(id)
     }
 
     /// When the part whose verification is oldest was verified, milliseconds since 1970; 0: one never was. `None`: there is no part.
     pub fn oldest_verification_ms(&self) -> Option<u64> {
-        self.0.lock().by_verification.first().map(|(at_ms, _)| *at_ms)
+        self.state.lock().by_verification.first().map(|(at_ms, _)| *at_ms)
     }
 
     /// The last verification of every part that has one.
@@ -144,27 +164,34 @@ impl PartInventory {
 
     /// Every part. Only references are copied under the lock.
     fn all(&self) -> Vec<Arc<PartEntry>> {
-        self.0.lock().parts.values().cloned().collect()
+        self.state.lock().parts.values().cloned().collect()
     }
 
     /// XOR of [`PartId::digest`] over all parts, and their number.
     pub fn digest(&self) -> (u64, u64) {
-        let state = self.0.lock();
+        let state = self.state.lock();
         (state.digest, state.parts.len() as u64)
     }
 
     /// Bytes of all parts.
     pub fn bytes(&self) -> u64 {
-        self.0.lock().bytes
+        self.state.lock().bytes
     }
 
     /// Makes a part's verification older than it is.
     #[cfg(test)]
     pub fn age_verification(&self, id: PartId, by_ms: u64) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let mut verification = state.parts[&id].verification.unwrap();
         verification.at_ms -= by_ms;
         state.set_verification(id, verification);
+    }
+}
+
+impl Drop for PartFileLock<'_> {
+    fn drop(&mut self) {
+        self.inventory.state.lock().locked.remove(&self.id);
+        self.inventory.unlocked.notify_all();
     }
 }
 

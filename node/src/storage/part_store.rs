@@ -355,6 +355,7 @@ impl PartStore {
     /// Quarantines a part that is damaged (DATA_LOSS) or whose file is gone: from then on it is neither served nor
     /// counted as a copy. Returns the error for the caller; any other error is returned unchanged.
     fn quarantine(&self, id: PartId, path: &Path, error: Error) -> Error {
+        let _lock = self.0.inventory.lock_file(id);
         // Any other error does not tell whether it is there.
         let gone = matches!(path.try_exists(), Ok(false));
         if error.code != Code::DataLoss && !gone {

@@ -70,8 +70,9 @@ impl PartStore {
     }
 
     /// Takes parts out of the inventory, and their files away by `take`. A part whose file stays is held again.
-    fn take_out(&self, ids: &[PartId], mut take: impl FnMut(&PartEntry) -> Result<()>) -> Result<()> {
+    pub(super) fn take_out(&self, ids: &[PartId], mut take: impl FnMut(&PartEntry) -> Result<()>) -> Result<()> {
         for &id in ids {
+            let _lock = self.0.inventory.lock_file(id);
             let Some(entry) = self.0.inventory.remove(id) else { continue };
             self.0.cache.forget(id);
             match take(&entry) {

@@ -305,6 +305,28 @@ fn part_is_received_whole_or_not_at_all() {
 }
 
 #[test]
+fn part_received_while_its_file_is_taken_away_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let sealed = put(&store, &[batch()], Compression::None);
+    let bytes = fs::read(only_file(dir.path())).unwrap();
+    let (sender, received) = std::sync::mpsc::sync_channel(1);
+    store
+        .take_out(&[sealed.id], |entry| {
+            assert!(!store.holds(sealed.id));
+            let (store, row, bytes, sender) = (store.clone(), row(&sealed), bytes.clone(), sender.clone());
+            std::thread::spawn(move || sender.send(receive(&store, &row, &bytes)));
+            let early = received.recv_timeout(std::time::Duration::from_millis(200));
+            assert!(early.is_err(), "received before the former file is gone: {early:?}");
+            fs::remove_file(entry.path()).unwrap();
+            Ok(())
+        })
+        .unwrap();
+    received.recv().unwrap().unwrap();
+    store.verify(sealed.id).unwrap();
+}
+
+#[test]
 fn damaged_part_is_quarantined_and_not_served() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
