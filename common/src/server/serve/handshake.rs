@@ -13,7 +13,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::lingering_stream::{LingeringSocket, LingeringStream, lingering};
@@ -28,6 +28,9 @@ use crate::tls::{Caller, ListenerTls, MaybeTls};
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// A refused HTTP/2 client is served this long at most.
 const REFUSED_CALLS_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long after its first answer a refused HTTP/2 client may read it before it is told that the connection ends. hyper's client
+/// fails a call whose connection ends while another of its threads still hands that call over, although the answer has come.
+const ANSWER_GRACE: Duration = Duration::from_millis(200);
 /// Why a connection is closed for a newer one.
 const LOST_ITS_PLACE: &str = "too many connections have not completed their handshake, most of them of its address: \
      the oldest is closed for a newer one";
@@ -187,10 +190,14 @@ async fn refuse_calls(stream: MaybeTls<LingeringStream>, error: Error) {
     });
     let http = http2::Builder::new(TokioExecutor::new());
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let ending = async {
+        answered.cancelled().await;
+        sleep(ANSWER_GRACE).await;
+    };
     let serving = async {
         tokio::select! {
             _ = connection.as_mut() => return,
-            () = answered.cancelled() => connection.as_mut().graceful_shutdown(),
+            () = ending => connection.as_mut().graceful_shutdown(),
         }
         // Its errors are the client's.
         let _ = connection.await;

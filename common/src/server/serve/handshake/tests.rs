@@ -119,6 +119,24 @@ async fn client_with_tls_is_anonymous_and_one_without_is_refused() {
 }
 
 #[tokio::test]
+async fn refused_client_may_read_the_answer_before_its_connection_ends() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
+    let addr = start(listener(dir.path(), &ca, None), PortKind::Flight).await;
+    let socket = TokioIo::new(TcpStream::connect(&addr).await.unwrap());
+    let (mut calls, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), socket).await.unwrap();
+    let connection = tokio::spawn(connection);
+    for _ in 0..2 {
+        calls.ready().await.unwrap();
+        let request = crate::grpc::do_get_request("t").map(http_body_util::Full::new);
+        let reply = calls.send_request(request).await.unwrap();
+        let status = Status::from_header_map(reply.headers()).unwrap();
+        assert!(status.message().contains("requires TLS"), "{status}");
+    }
+    // It ends although the client keeps it.
+    soon(connection).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn tls_at_a_port_without_tls_is_refused() {
     let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new("ca"));
     let addr = start(ListenerTls::none(), PortKind::Flight).await;
