@@ -214,7 +214,7 @@ fn short(text: &str) -> String {
     let text = text.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or_default();
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(MAX_TEXT) {
-        Some((at, _)) => format!("{}…", &line[..at]),
+        Some((at, _)) => format!("{}… ({} more bytes are left out)", &line[..at], line.len() - at),
         None => line,
     }
 }
@@ -292,6 +292,10 @@ mod tests {
     fn long_text_is_cut_to_one_line() {
         let error = from_datafusion(DataFusionError::Plan("two\nlines ".repeat(1000)));
         assert!(error.message.starts_with("two lines two"), "{error}");
-        assert_eq!(error.message.chars().count(), MAX_TEXT + 1);
+        let note = format!("… ({} more bytes are left out)", 10 * 1000 - 1 - MAX_TEXT);
+        assert!(
+            error.message.chars().count() == MAX_TEXT + note.chars().count() && error.message.ends_with(&note),
+            "{error}"
+        );
     }
 }

@@ -93,6 +93,8 @@ fn text_is_put_with_the_types_that_are_known() {
     dev.ok(&["get", "t", "-o", &at("t.parquet")]);
     assert!(dev.error(&["put", &at("t.parquet"), "--table", "t", "--all-text"]).contains("--all-text is for CSV"));
     assert!(dev.error(&["put", &at("t.csv"), "--table", "t", "--type", "c=int8"]).contains("the columns are a, b"));
+    let error = dev.error(&["put", &at("t.csv"), "--table", "t", "--type", "a.x=int8"]);
+    assert!(error.contains("\"a.x\", which is part of the column \"a\""), "{error}");
     dev.stop();
 }
 

@@ -92,7 +92,7 @@ pub(super) fn visit_dictionaries(data_type: &DataType, visit: &mut impl FnMut())
 }
 
 /// A type's direct child fields; a dictionary's are those of its values.
-pub(super) fn child_fields(data_type: &DataType) -> Vec<&Field> {
+pub fn child_fields(data_type: &DataType) -> Vec<&Field> {
     use DataType::*;
     match data_type {
         List(field) | LargeList(field) | ListView(field) | LargeListView(field) => vec![field],

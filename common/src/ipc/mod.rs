@@ -35,7 +35,7 @@
 //! | `expansion` | the limit for values that widening repeats |
 //! | `view_lengths` | how long the values of views are together |
 //! | `field_path`, `malformed` | what an error says of a field, and of a malformed flatbuffer |
-//! | `layout` | which nodes, buffers and dictionaries a type has, in order |
+//! | [`layout`] | which nodes, buffers and dictionaries a type has, in order |
 //! | [`stream_format`] | IPC streams in bytes, as HTTP has them |
 //! | `test_data` | random batches of every type, for tests |
 
@@ -58,7 +58,7 @@ pub mod file;
 pub mod flight_decoder;
 pub mod flight_encoder;
 pub mod flight_stream;
-mod layout;
+pub mod layout;
 mod lz4;
 mod malformed;
 pub mod mapped_part;

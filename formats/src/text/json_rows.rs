@@ -312,6 +312,8 @@ impl<R: BufRead> JsonRows<R> {
         if text.len() > self.max_bytes {
             return error(self.start, format!("an object of more than {} MiB: is it closed?", self.max_bytes >> 20));
         }
+        // An end that comes too early is shown with the text before it.
+        let text = text.trim_end();
         let Err(reason) = serde_json::from_str::<&RawValue>(text) else {
             return error(self.start, "the object is not JSON");
         };

@@ -1,4 +1,4 @@
-//! Queries that the engine would answer with wrong rows, found in their plans before these are optimized.
+//! Queries that the engine would answer with wrong rows or not at all, found in their plans before these are optimized.
 //!
 //! | what | what the engine would do |
 //! |---|---|
@@ -6,14 +6,17 @@
 //! | windows and aggregates over the rows that a correlated subquery selects | they would be computed over the rows of all |
 //! | `DISTINCT` and `FILTER` of functions that do not know them | nothing |
 //! | `RANGE` frames beside the current row, over unsigned integers | below zero they begin at zero |
+//! | groups and different values of types that contain a struct without fields | it would panic |
 
+use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ExprSchema};
 use datafusion::logical_expr::expr::{InSubquery, WindowFunction};
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, SortExpr, Subquery, WindowFrameBound, WindowFrameUnits,
-    WindowFunctionDefinition,
+    BinaryExpr, Distinct, Expr, ExprSchemable, LogicalPlan, Operator, SortExpr, Subquery, WindowFrameBound,
+    WindowFrameUnits, WindowFunctionDefinition,
 };
+use volley_common::ipc::layout::child_fields;
 use volley_common::{Error, Result};
 
 use crate::fault::checked;
@@ -108,6 +111,7 @@ fn check_node(node: &LogicalPlan) -> Result<()> {
     if let LogicalPlan::Subquery(lateral) = node {
         check_correlated(lateral, SubqueryUse::Rows)?;
     }
+    check_groups(node)?;
     let inputs = node.inputs();
     let (schema, used) = match node {
         LogicalPlan::Join(join) => (&join.schema, MembershipUse::Condition),
@@ -126,13 +130,47 @@ fn check_node(node: &LogicalPlan) -> Result<()> {
 
 fn check_part(expr: &Expr, schema: &DFSchema) -> Result<()> {
     match expr {
-        Expr::AggregateFunction(call) if call.params.distinct => check_distinct(call.func.name()),
+        Expr::AggregateFunction(call) if call.params.distinct => {
+            check_distinct(call.func.name()).and_then(|()| check_different(&call.params.args, schema))
+        }
         Expr::WindowFunction(call) => check_window(call).and_then(|()| check_frame(call, schema)),
         Expr::Exists(test) => check_correlated(&test.subquery, SubqueryUse::Existence),
         Expr::InSubquery(test) => check_correlated(&test.subquery, SubqueryUse::Membership),
         Expr::SetComparison(test) => check_correlated(&test.subquery, SubqueryUse::Comparison),
         Expr::ScalarSubquery(subquery) => check_correlated(subquery, SubqueryUse::Value),
         _ => Ok(()),
+    }
+}
+
+/// Checks the values by which a step makes groups, or of which it gives each once.
+fn check_groups(node: &LogicalPlan) -> Result<()> {
+    let (fields, groups) = match node {
+        LogicalPlan::Aggregate(aggregate) => (aggregate.schema.fields(), checked(aggregate.group_expr_len())?),
+        LogicalPlan::Distinct(Distinct::All(input)) => (input.schema().fields(), input.schema().fields().len()),
+        LogicalPlan::Distinct(Distinct::On(on)) => return check_different(&on.on_expr, on.input.schema()),
+        _ => return Ok(()),
+    };
+    fields.iter().take(groups).try_for_each(|field| check_different_type(field.data_type()))
+}
+
+fn check_different(values: &[Expr], schema: &DFSchema) -> Result<()> {
+    let mut types = values.iter().filter_map(|value| value.get_type(schema).ok());
+    types.try_for_each(|data_type| check_different_type(&data_type))
+}
+
+fn check_different_type(data_type: &DataType) -> Result<()> {
+    match has_empty_struct(data_type) {
+        true => Err(Error::unimplemented(
+            "DISTINCT, GROUP BY, UNION, INTERSECT and EXCEPT are not supported for values that contain a struct without fields: leave such columns out, or write UNION ALL",
+        )),
+        false => Ok(()),
+    }
+}
+
+fn has_empty_struct(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Struct(fields) if fields.is_empty() => true,
+        other => child_fields(other).into_iter().any(|child| has_empty_struct(child.data_type())),
     }
 }
 

@@ -160,11 +160,7 @@ impl TypeRules {
     pub fn with_named_types(&self, schema: Schema) -> Result<SchemaRef> {
         let mut fields: Vec<FieldRef> = schema.fields().iter().cloned().collect();
         for ColumnType { column, data_type } in &self.types {
-            let index = schema.index_of(column).map_err(|_| {
-                let names: Vec<&str> =
-                    schema.fields().iter().take(MAX_SHOWN).map(|field| field.name().as_str()).collect();
-                Error::invalid(format!("--type names the column {column:?}: the columns are {}", names.join(", ")))
-            })?;
+            let index = schema.index_of(column).map_err(|_| unknown_column(&schema, column))?;
             fields[index] = Arc::new(fields[index].as_ref().clone().with_data_type(data_type.clone()));
         }
         Ok(Arc::new(Schema::new_with_metadata(fields, schema.metadata)))
@@ -207,6 +203,21 @@ impl TypeRules {
         };
         let columns = schema.fields().iter().map(|field| (field.name().clone(), hint(field.name()))).collect();
         ValueHints { columns, others }
+    }
+}
+
+/// `--type` names what is no column, but perhaps part of one: errors name that too.
+fn unknown_column(schema: &Schema, named: &str) -> Error {
+    let fields = schema.fields().iter().map(|field| field.name().as_str());
+    let contains = |column: &&str| named.strip_prefix(column).is_some_and(|rest| rest.starts_with('.'));
+    match fields.clone().find(contains) {
+        Some(column) => Error::invalid(format!(
+            "--type names {named:?}, which is part of the column {column:?}: give the type of the whole column, as `volley info` shows one"
+        )),
+        None => {
+            let columns = fields.take(MAX_SHOWN).collect::<Vec<_>>().join(", ");
+            Error::invalid(format!("--type names the column {named:?}: the columns are {columns}"))
+        }
     }
 }
 

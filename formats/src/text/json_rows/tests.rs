@@ -54,7 +54,9 @@ fn lines_after_a_bad_one_can_be_read() {
 #[test]
 fn invalid_rows_are_named_by_line_and_byte() {
     for (text, expected) in [
-        ("{\"a\":1}\n{\"a\": \n{\"a\":2}\n", "line 2, byte 6: EOF while parsing a value: \"{\\\"a\\\": \""),
+        ("{\"a\":1}\n{\"a\": \n{\"a\":2}\n", "line 2, byte 5: EOF while parsing a value: \"{\\\"a\\\":\""),
+        ("{\"a\":1}\n{\"a\":\n", "line 2, byte 5: EOF while parsing a value: \"{\\\"a\\\":\""),
+        ("{\"a\":1,\n\"b\"\n \n\n", "line 2, byte 3: EOF while parsing an object: \"\\\"b\\\"\""),
         ("{\"a\":1}\n{\"a\":x}\n", "line 2, byte 6: expected value"),
         ("{\"a\":1}\n{\"a\":\"x}\n{\"a\":\"y\"}\n", "line 2, byte"),
         ("{\"a\":1}\n 7\n", "line 2, byte 2: each row must be a JSON object, not \"7"),

@@ -122,3 +122,31 @@ async fn clauses_that_functions_ignore_are_refused() {
     let window = "SELECT id, sum(amount) FILTER (WHERE id > 2) OVER (ORDER BY id) FROM orders ORDER BY id";
     assert_eq!(rows(window).await, ["1|null", "2|null", "3|30", "4|30", "5|80"]);
 }
+
+#[tokio::test]
+async fn groups_of_structs_without_fields_are_refused() {
+    let empty: ArrayRef = Arc::new(StructArray::new_empty_fields(3, None));
+    let field = Arc::new(Field::new("inner", empty.data_type().clone(), true));
+    let nested: ArrayRef = Arc::new(StructArray::from(vec![(field, empty.clone())]));
+    let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+    let batch = RecordBatch::try_from_iter([("id", ids), ("e", empty), ("s", nested)]).unwrap();
+    let rig = EngineRig::with(config(), vec![MemoryTable::new("v", 1, batch.schema(), vec![vec![batch]])]);
+    for sql in [
+        "SELECT e, count(*) FROM v GROUP BY e",
+        "SELECT id, s, count(*) FROM v GROUP BY ROLLUP (id, s)",
+        "SELECT DISTINCT s FROM v",
+        "SELECT DISTINCT ON (e) id FROM v",
+        "SELECT count(DISTINCT e) FROM v",
+        "SELECT e FROM v UNION SELECT e FROM v",
+        "SELECT id, e FROM v INTERSECT SELECT id, e FROM v",
+    ] {
+        let error = rig.error(sql, &["v"]).await;
+        assert!(
+            error.code == Code::Unimplemented && error.message.contains("leave such columns out"),
+            "{sql}: {error}"
+        );
+    }
+    assert_eq!(rig.rows("SELECT id FROM v WHERE e IS NOT NULL GROUP BY id ORDER BY id", &["v"]).await, ["1", "2", "3"]);
+    assert_eq!(rig.rows("SELECT id FROM (SELECT id, e, s FROM v ORDER BY s, id)", &["v"]).await, ["1", "2", "3"]);
+    assert_eq!(rig.rows("SELECT count(e), count(*) FROM v", &["v"]).await, ["3|3"]);
+}
