@@ -125,15 +125,15 @@ async fn refused_client_may_read_the_answer_before_its_connection_ends() {
     let socket = TokioIo::new(TcpStream::connect(&addr).await.unwrap());
     let (mut calls, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), socket).await.unwrap();
     let connection = tokio::spawn(connection);
-    for _ in 0..2 {
-        calls.ready().await.unwrap();
-        let request = crate::grpc::do_get_request("t").map(http_body_util::Full::new);
-        let reply = calls.send_request(request).await.unwrap();
-        let status = Status::from_header_map(reply.headers()).unwrap();
-        assert!(status.message().contains("requires TLS"), "{status}");
-    }
-    // It ends although the client keeps it.
+    let mut request = crate::grpc::do_get_request("t").map(http_body_util::Full::new);
+    *request.uri_mut() = format!("http://{addr}{}", request.uri().path()).parse().unwrap();
+    let sent = Instant::now();
+    let reply = calls.send_request(request).await.unwrap();
+    let status = Status::from_header_map(reply.headers()).unwrap();
+    assert!(status.message().contains("requires TLS"), "{status}");
+    // It ends although the client keeps it, but not at once.
     soon(connection).await.unwrap().unwrap();
+    assert!(sent.elapsed() >= ANSWER_GRACE, "{:?}", sent.elapsed());
 }
 
 #[tokio::test]
