@@ -35,7 +35,8 @@ pub(super) fn replication_progress(ctx: &RaftContext) -> BTreeMap<u64, Replicati
     };
     let progress_of = |id: u64| {
         let voter = voters.contains(&id);
-        match ctx.current_leader() == Some(id) {
+        // What this coordinator takes for the leader may be gone.
+        match id == ctx.config.id && ctx.current_leader() == Some(id) {
             true => ReplicationProgress { voter, lag: Some(0), since_last_ack: Some(Duration::ZERO) },
             false => ReplicationProgress { voter, lag: lag(id), since_last_ack: since_last_ack(id) },
         }
