@@ -1,7 +1,7 @@
 //! Connections with TLS, and those that have it where the port has not, or the reverse.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow_flight::Ticket;
 use arrow_flight::flight_service_client::FlightServiceClient;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::testing::soon;
 use super::super::*;
-use super::open;
+use super::{ANSWER_GRACE, open};
 use crate::http2::grpc_error;
 use crate::net::{ConnectionPool, Connector};
 use crate::tls::client::ClientConnector;
