@@ -1,5 +1,7 @@
 //! Queries whose answer would be wrong are refused, and those like them are answered.
 
+use arrow::array::{Array, ArrayRef, Int64Array, StructArray};
+use arrow::datatypes::Field;
 use volley_common::Code;
 
 use super::*;
