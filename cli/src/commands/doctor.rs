@@ -15,7 +15,7 @@ use volley_common::grpc::NOW_HEADER;
 use volley_common::unreachable_member::{HANGING_NODE_REMEDY, coordinator_remedy, node_remedy};
 use volley_common::{Code, Error, Result, clock};
 
-use self::clock_offset::ClockOffset;
+use self::clock_offset::{ClockOffset, skew_problem};
 use self::exposure::exposure_warnings;
 use crate::colours::Tone;
 use crate::output;
@@ -181,6 +181,11 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
     let diverged = list("coordinators").filter(|one| one["state"] == "diverged");
     let diverged = diverged
         .map(|one| Finding::problem(format!("coordinator {}", one["id"]), &text(&one["peer"]), text(&one["text"])));
+    let leader = status["leader"].to_string();
+    let skewed = list("coordinators").filter_map(|one| {
+        let problem = skew_problem(one["clock_skew_ms"].as_i64()?, &leader)?;
+        Some(Finding::problem(format!("coordinator {}", one["id"]), &text(&one["peer"]), problem))
+    });
     let unreachable =
         list("nodes").filter(|node| node["state"] != "alive" || node["condition"] == "silent").map(|node| {
             let id = text(&node["id"]);
@@ -192,7 +197,7 @@ fn check_members(status: &Result<Value>) -> Vec<Finding> {
     let exposure = exposure_warnings(status).into_iter();
     let exposure = exposure.map(|warning| Finding { warning: Some(warning), ..Finding::new("exposure", "-", None) });
     let tls = list("tls_failures").filter_map(Value::as_str).map(|failure| Finding::problem("TLS files", "-", failure));
-    let members = silent.chain(diverged).chain(unreachable).chain(orphaned);
+    let members = silent.chain(diverged).chain(skewed).chain(unreachable).chain(orphaned);
     std::iter::once(cluster).chain(members).chain(tls).chain(exposure).collect()
 }
 
@@ -333,6 +338,14 @@ mod tests {
         let healthy = json!({ "health": "green", "stale": null, "coordinators": [{ "id": 1, "peer": "h:1", "answering": true },
             { "id": 2, "peer": "h:2", "answering": true }], "nodes": [{ "id": "n1", "state": "alive", "text": "ok" }] });
         assert!(check_members(&Ok(healthy.clone())).iter().all(|found| found.problems.is_empty()));
+        let mut skewed = healthy.clone();
+        skewed["leader"] = 2.into();
+        for (skew, reported) in [(4_900, false), (-30_000, true)] {
+            skewed["coordinators"][0]["clock_skew_ms"] = skew.into();
+            let found: Vec<String> = check_members(&Ok(skewed.clone())).iter().map(Finding::line).collect();
+            let says = found.iter().any(|line| line.contains("30.0 s behind that of coordinator 2, which leads"));
+            assert_eq!((says, found.len()), (reported, 1 + usize::from(reported)), "{found:?}");
+        }
         let mut unhealthy = healthy;
         unhealthy["nodes"][0]["orphaned"] = 2.into();
         unhealthy["nodes"][0]["orphaned_bytes"] = 3000.into();

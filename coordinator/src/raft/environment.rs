@@ -9,7 +9,7 @@ use volley_common::net::Connector;
 use super::rpc::network::{Dialer, dialer};
 use super::storage::files::{DataDir, LocalDataDir};
 use super::storage::state_machine::ApplyObserver;
-use super::storage::store::{OnWriteFailure, WriterDriver, writer_thread};
+use super::storage::store::{OnFatalError, WriterDriver, writer_thread};
 
 /// Disk, network, clock and hooks.
 #[derive(Clone)]
@@ -20,8 +20,8 @@ pub struct RaftEnvironment {
     pub dial: Dialer,
     /// Milliseconds since 1970.
     pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
-    /// Called when the catalog cannot be written.
-    pub on_write_failure: OnWriteFailure,
+    /// Called when the catalog cannot be written, or openraft ended by itself.
+    pub on_fatal_error: OnFatalError,
     /// Runs the store's writer.
     pub writer_driver: WriterDriver,
     /// Observes the state machine.
@@ -30,12 +30,12 @@ pub struct RaftEnvironment {
 
 impl RaftEnvironment {
     /// The environment of a process: a folder of this machine, TCP connections, the system clock.
-    pub fn real(dir: &Path, on_write_failure: OnWriteFailure) -> Self {
+    pub fn real(dir: &Path, on_fatal_error: OnFatalError) -> Self {
         RaftEnvironment {
             data_dir: Arc::new(LocalDataDir(dir.to_path_buf())),
             dial: dialer(Connector::Plaintext),
             clock: Arc::new(clock::now_ms),
-            on_write_failure,
+            on_fatal_error,
             writer_driver: writer_thread(),
             apply_observer: None,
         }

@@ -25,7 +25,7 @@ use super::rpc::server::RaftService;
 use super::runtime::blocking;
 use super::storage::log::RaftLog;
 use super::storage::state_machine::{CatalogStateMachine, CatalogView};
-use super::storage::store::{OnWriteFailure, RaftStore};
+use super::storage::store::{OnFatalError, RaftStore};
 use super::types::TypeConfig;
 
 /// If a stopping coordinator becomes leader again, it keeps the leadership for this long before it transfers it again.
@@ -51,9 +51,9 @@ impl Handle {
         Handle::start_in(config, env).await
     }
 
-    /// [`Handle::start`] with another reaction when the catalog cannot be written: the default ends the process.
-    pub async fn start_with(config: RaftConfig, on_write_failure: OnWriteFailure) -> Result<Handle> {
-        let env = RaftEnvironment::real(&config.data_dir, on_write_failure);
+    /// [`Handle::start`] with another reaction to fatal errors: the default ends the process.
+    pub async fn start_with(config: RaftConfig, on_fatal_error: OnFatalError) -> Result<Handle> {
+        let env = RaftEnvironment::real(&config.data_dir, on_fatal_error);
         Handle::start_in(config, env).await
     }
 
@@ -281,7 +281,7 @@ impl Handle {
     }
 }
 
-/// Ends the process: after a failed write, memory may hold more than what is durable.
+/// Ends the process: after a failed write, memory may hold more than what is durable, and without Raft the coordinator can do nothing.
 fn exit_process(why: &str) {
     tracing::error!("{why}");
     std::process::exit(74);
@@ -292,8 +292,29 @@ fn open(env: RaftEnvironment, id: u64) -> Result<(Arc<RaftStore>, RaftLog, Catal
     let dir = env.data_dir.dir().to_path_buf();
     let damaged = |e: io::Error| Error::data_loss(format!("the data folder {}: {e}", dir.display()));
     decommission::check(&*env.data_dir)?;
-    let store = RaftStore::open_in(env.data_dir, id, env.on_write_failure, &env.writer_driver)?;
+    let store = RaftStore::open_in(env.data_dir, id, env.on_fatal_error, &env.writer_driver)?;
     let log = RaftLog::open(store.clone()).map_err(damaged)?;
     let state_machine = CatalogStateMachine::open_observed(store.clone(), env.apply_observer).map_err(damaged)?;
     Ok((store, log, state_machine))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Without Raft it would answer probes and nothing else, until somebody looks.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn coordinator_ends_when_raft_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = RaftConfig::new(1, BTreeMap::from([(1, "127.0.0.1:1".into())]), dir.path().to_path_buf());
+        let (sender, mut ended) = tokio::sync::mpsc::channel(1);
+        let on_fatal_error = move |why: &str| sender.try_send(why.to_string()).unwrap();
+        let raft = Handle::start_with(config, Arc::new(on_fatal_error)).await.unwrap();
+        raft.0.raft.shutdown().await.unwrap();
+        assert!(ended.recv().await.unwrap().contains("must be started again"));
+        raft.halt().await;
+    }
 }

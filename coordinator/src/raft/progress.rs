@@ -24,14 +24,16 @@ pub(super) fn replication_progress(ctx: &RaftContext) -> BTreeMap<u64, Replicati
     let members = metrics.membership_config.membership();
     let voters: Vec<u64> = members.voter_ids().collect();
     let last = metrics.last_log_index.unwrap_or(0);
-    let lag = |id: u64| {
-        let matched = metrics.replication.as_ref()?.get(&id)?;
-        Some(last.saturating_sub(matched.as_ref().map_or(0, |matched| matched.index)))
-    };
     let since_last_ack = |id: u64| {
         // openraft may count this coordinator itself, which answers: its time ends when it loses its majority.
         let last = metrics.heartbeat.as_ref()?.get(&id)?.as_ref()?;
         (id != ctx.config.id).then(|| last.elapsed())
+    };
+    let lag = |id: u64| {
+        let matched = metrics.replication.as_ref()?.get(&id)?;
+        // What a member has that never answered this leader is not known.
+        let is_known = matched.is_some() || since_last_ack(id).is_some();
+        is_known.then(|| last.saturating_sub(matched.as_ref().map_or(0, |matched| matched.index)))
     };
     let progress_of = |id: u64| {
         let voter = voters.contains(&id);

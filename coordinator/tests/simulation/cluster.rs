@@ -147,7 +147,7 @@ impl SimCluster {
             data_dir: coordinator.disk.lock().recover(incarnation.number, power_lost),
             dial: self.network.dialer(incarnation),
             clock: Arc::new(move || clock.now_ms().saturating_add_signed(skew.load(Ordering::Relaxed))),
-            on_write_failure: Arc::new(move |why: &str| cluster.on_write_failure(incarnation, why)),
+            on_fatal_error: Arc::new(move |why: &str| cluster.on_fatal_error(incarnation, why)),
             writer_driver: writer_task(coordinator.disk_delay_us.clone(), coordinator.rng.clone()),
             apply_observer: Some(self.checks.observer(incarnation)),
         }
@@ -184,7 +184,7 @@ impl SimCluster {
     }
 
     /// Ends the process whose disk failed.
-    fn on_write_failure(&self, incarnation: Incarnation, why: &str) {
+    fn on_fatal_error(&self, incarnation: Incarnation, why: &str) {
         if self.process(incarnation.id).is_some_and(|process| process.incarnation == incarnation) {
             self.checks.event(format!("coordinator {}: {why}", incarnation.id));
             self.crash(incarnation.id);

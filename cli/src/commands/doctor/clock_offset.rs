@@ -23,12 +23,20 @@ impl ClockOffset {
     /// The problem if the clock is certainly off by more than [`MAX_CLOCK_SKEW_MS`].
     pub fn problem(self) -> Option<String> {
         let certain = self.ahead_ms.unsigned_abs().saturating_sub(self.error_ms);
-        (certain > MAX_CLOCK_SKEW_MS).then(|| {
-            let seconds = self.ahead_ms.unsigned_abs() as f64 / 1000.0;
-            let side = if self.ahead_ms > 0 { "ahead of" } else { "behind" };
-            format!("its clock is {seconds:.1} s {side} this machine's: synchronize both with the same time server")
-        })
+        (certain > MAX_CLOCK_SKEW_MS).then(|| problem_text(self.ahead_ms, "this machine's"))
     }
+}
+
+/// The problem if a coordinator's clock is ahead of the leading one's by so much, or behind it: that one stamps what is written.
+pub(super) fn skew_problem(ahead_ms: i64, leader: &str) -> Option<String> {
+    let leader = format!("that of coordinator {leader}, which leads");
+    (ahead_ms.unsigned_abs() > MAX_CLOCK_SKEW_MS).then(|| problem_text(ahead_ms, &leader))
+}
+
+fn problem_text(ahead_ms: i64, other: &str) -> String {
+    let seconds = ahead_ms.unsigned_abs() as f64 / 1000.0;
+    let side = if ahead_ms > 0 { "ahead of" } else { "behind" };
+    format!("its clock is {seconds:.1} s {side} {other}: synchronize both with the same time server")
 }
 
 impl fmt::Display for ClockOffset {

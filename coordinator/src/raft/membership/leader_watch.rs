@@ -40,6 +40,9 @@ pub async fn run(ctx: Arc<RaftContext>) {
         let changed = tokio::time::timeout(timeout / CHECKS_PER_TIMEOUT, metrics.changed()).await;
         if matches!(changed, Ok(Err(_))) {
             ctx.leader.send_replace(None);
+            if !ctx.is_halting() {
+                (ctx.env.on_fatal_error)("Raft ended by a fault: this coordinator must be started again");
+            }
             return;
         }
     }

@@ -198,6 +198,26 @@ fn check_reply_term(sent: u64, reply: &Vote) -> RpcResult<()> {
     }
 }
 
+/// Refuses a reply that no follower gives to these entries: openraft trusts it.
+fn check_append_reply(
+    rpc: &AppendEntriesRequest<TypeConfig>,
+    reply: &AppendEntriesResponse<TypeConfig>,
+) -> RpcResult<()> {
+    let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
+    let is_plausible = match reply {
+        AppendEntriesResponse::HigherVote(vote) => return check_reply_term(rpc.vote.leader_id.term, vote),
+        AppendEntriesResponse::PartialSuccess(id) => (rpc.prev_log_id..=last).contains(id),
+        AppendEntriesResponse::Conflict => rpc.prev_log_id.is_some(),
+        AppendEntriesResponse::Success => true,
+    };
+    match is_plausible {
+        true => Ok(()),
+        false => {
+            Err(malformed(volley_common::Error::denied(format!("the reply {reply} to the entries up to {last:?}"))))
+        }
+    }
+}
+
 /// The reply to a snapshot that was sent in the term `sent`.
 fn snapshot_reply_in(sent: u64, reply: wire::SnapshotReply) -> RpcResult<SnapshotResponse<TypeConfig>> {
     let vote = convert::vote_in(reply.vote).map_err(malformed)?;
@@ -225,9 +245,7 @@ impl RaftNetworkV2<TypeConfig> for PeerConnection {
         let request = self.request(message)?;
         let reply = self.call(RPCTypes::AppendEntries, limit, self.client()?.append(request)).await?;
         let reply = convert::append_reply_in(reply).map_err(malformed)?;
-        if let AppendEntriesResponse::HigherVote(vote) = &reply {
-            check_reply_term(rpc.vote.leader_id.term, vote)?;
-        }
+        check_append_reply(&rpc, &reply)?;
         Ok(reply)
     }
 
@@ -313,7 +331,10 @@ async fn send_chunks(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use openraft::EntryPayload;
+
     use super::*;
+    use crate::raft::types::{LeaderId, LogId, RaftLogEntry};
 
     #[test]
     fn member_that_refuses_this_coordinator_is_left_alone() {
@@ -322,6 +343,25 @@ mod tests {
             assert!(is_unreachable(code), "{code:?}");
         }
         assert!(!is_unreachable(Code::Internal));
+    }
+
+    #[test]
+    fn reply_about_entries_that_were_not_sent_is_refused() {
+        let id = |index| Some(LogId { leader_id: LeaderId { term: 3, node_id: 1 }, index });
+        let mut rpc = AppendEntriesRequest::<TypeConfig> {
+            vote: Vote { leader_id: LeaderId { term: 3, node_id: 1 }, committed: true },
+            prev_log_id: id(7),
+            entries: vec![RaftLogEntry { log_id: id(8).unwrap(), payload: EntryPayload::Blank }],
+            leader_commit: None,
+        };
+        let is_refused = |rpc: &_, reply| check_append_reply(rpc, &reply).is_err();
+        for (at, refused) in [(None, true), (id(6), true), (id(7), false), (id(8), false), (id(9), true)] {
+            assert_eq!(is_refused(&rpc, AppendEntriesResponse::PartialSuccess(at)), refused, "{at:?}");
+        }
+        assert!(!is_refused(&rpc, AppendEntriesResponse::Conflict));
+        rpc.prev_log_id = None;
+        assert!(is_refused(&rpc, AppendEntriesResponse::Conflict));
+        assert!(!is_refused(&rpc, AppendEntriesResponse::PartialSuccess(None)));
     }
 
     #[test]

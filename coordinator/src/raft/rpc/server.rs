@@ -1,5 +1,6 @@
 //! The server side of Raft's messages.
 
+mod message_checks;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use volley_common::wire::raft as wire;
 use volley_common::wire::raft::raft_server::Raft as RaftRpc;
 use volley_common::{Error, Result};
 
+use self::message_checks::{check_append, check_candidacy, check_elected, check_sender, check_snapshot};
 use super::convert;
 use super::network::STORE_HEADER;
 use crate::raft::context::RaftContext;
@@ -23,7 +25,6 @@ use crate::raft::membership::peer_identity::{membership_status_of, query_back};
 use crate::raft::runtime::blocking;
 use crate::raft::storage::files::DataDir;
 use crate::raft::storage::snapshot::{self, Snapshot, SnapshotFile};
-use crate::raft::types::{MAX_FIRST_TERM, MAX_TERM_STEP, Vote};
 
 /// Serves Raft's messages. It does not keep a stopped coordinator's state alive.
 #[derive(Clone)]
@@ -49,7 +50,7 @@ impl RaftService {
 
     /// Accepts a message if it is meant for this data folder. A coordinator that lost its folder does not know its
     /// votes and its log: it is not a member until the others add it again with its new folder. Returns the message and
-    /// the caller, which [`check_vote`] compares with the message's sender.
+    /// the caller, which [`check_sender`] compares with the message's sender.
     fn accept<T>(&self, request: Request<T>) -> Result<(Arc<RaftContext>, Caller, T)> {
         let ctx = self.context()?;
         if ctx.is_halting() {
@@ -67,22 +68,6 @@ impl RaftService {
     }
 }
 
-/// Refuses a message that its sender has no right to send: every message has the vote of its sender, for itself. Refuses a
-/// message whose term is too far ahead: once a member has accepted the largest term, no leader can be elected.
-fn check_vote(ctx: &RaftContext, caller: &Caller, vote: &Vote) -> Result<()> {
-    caller.speaks_for_coordinator(vote.leader_id.node_id)?;
-    let (theirs, own) = (vote.leader_id.term, ctx.log.vote().map_or(0, |vote| vote.leader_id.term));
-    // A coordinator that is being added has no term yet.
-    let limit = if own == 0 { MAX_FIRST_TERM } else { own.saturating_add(MAX_TERM_STEP) };
-    if theirs > limit {
-        return Err(Error::denied(format!(
-            "a Raft message of term {theirs} from coordinator {} is refused: this coordinator's term is {own}, and elections cannot have raised it beyond {limit}",
-            vote.leader_id.node_id
-        )));
-    }
-    Ok(())
-}
-
 /// What openraft answers to a message.
 async fn answered<T, E: std::fmt::Display>(
     ctx: &RaftContext,
@@ -97,7 +82,8 @@ impl RaftRpc for RaftService {
         let (ctx, caller, message) = self.accept(request)?;
         let pre_vote = message.pre_vote;
         let rpc = convert::vote_request_in(message)?;
-        check_vote(&ctx, &caller, &rpc.vote)?;
+        check_sender(&ctx, &caller, &rpc.vote)?;
+        check_candidacy(&rpc)?;
         let reply = match pre_vote {
             true => answered(&ctx, ctx.raft.pre_vote(rpc)).await?,
             false => answered(&ctx, ctx.raft.vote(rpc)).await?,
@@ -108,7 +94,8 @@ impl RaftRpc for RaftService {
     async fn append(&self, request: Request<wire::AppendRequest>) -> RpcResponse<wire::AppendReply> {
         let (ctx, caller, message) = self.accept(request)?;
         let rpc = convert::append_in(message)?;
-        check_vote(&ctx, &caller, &rpc.vote)?;
+        check_sender(&ctx, &caller, &rpc.vote)?;
+        check_append(&ctx, &rpc)?;
         let reply = answered(&ctx, ctx.raft.append_entries(rpc)).await?;
         Ok(Response::new(convert::append_reply_out(&reply)))
     }
@@ -118,8 +105,9 @@ impl RaftRpc for RaftService {
         let header = chunks.message().await?.and_then(|chunk| chunk.header);
         let header = header.ok_or_else(|| Error::invalid("a snapshot without a header"))?;
         let vote = convert::vote_in(header.vote)?;
-        check_vote(&ctx, &caller, &vote)?;
+        check_sender(&ctx, &caller, &vote)?;
         let meta = convert::header_in(header)?;
+        check_snapshot(&ctx, &vote, &meta)?;
         let data_dir = ctx.store.data_dir().clone();
         let temp = TempFile { path: snapshot::temp_path(data_dir.dir()), data_dir: data_dir.clone() };
         receive(&temp, &mut chunks).await?;
@@ -154,7 +142,8 @@ impl RaftRpc for RaftService {
     async fn transfer(&self, request: Request<wire::TransferRequest>) -> RpcResponse<wire::TransferReply> {
         let (ctx, caller, message) = self.accept(request)?;
         let from = convert::vote_in(message.from_leader)?;
-        check_vote(&ctx, &caller, &from)?;
+        check_sender(&ctx, &caller, &from)?;
+        check_elected(&from)?;
         let last = convert::log_id_in(message.last_log_id)?;
         let rpc = TransferLeaderRequest::new(from, message.to, last);
         let outcome = answered(&ctx, ctx.raft.handle_transfer_leader(rpc)).await?;

@@ -30,7 +30,7 @@ const FORMAT: u64 = 1;
 const CACHE_BYTES: usize = 64 << 20;
 
 /// Called once when a commit fails, with the reason; the default ends the process.
-pub type OnWriteFailure = Arc<dyn Fn(&str) + Send + Sync>;
+pub type OnFatalError = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// Starts a writer; returns its thread to join, if it has one.
 pub type WriterDriver = Arc<dyn Fn(StoreWriter) -> io::Result<Option<JoinHandle<()>>> + Send + Sync>;
@@ -50,23 +50,23 @@ impl RaftStore {
     /// # Errors
     /// FAILED_PRECONDITION: the folder is in use, belongs to another coordinator, has a newer format, or is not writable.
     /// INTERNAL: the database cannot be opened.
-    pub fn open(dir: &Path, coordinator: u64, on_write_failure: OnWriteFailure) -> Result<Arc<RaftStore>> {
+    pub fn open(dir: &Path, coordinator: u64, on_fatal_error: OnFatalError) -> Result<Arc<RaftStore>> {
         let data_dir = Arc::new(LocalDataDir(dir.to_path_buf()));
-        RaftStore::open_in(data_dir, coordinator, on_write_failure, &writer_thread())
+        RaftStore::open_in(data_dir, coordinator, on_fatal_error, &writer_thread())
     }
 
     /// [`RaftStore::open`] in another data folder, with another way to run the writer.
     pub fn open_in(
         data_dir: Arc<dyn DataDir>,
         coordinator: u64,
-        on_write_failure: OnWriteFailure,
+        on_fatal_error: OnFatalError,
         driver: &WriterDriver,
     ) -> Result<Arc<RaftStore>> {
         files::prepare(&*data_dir)?;
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
         let db = data_dir.database(&builder).map_err(|e| open_error(data_dir.dir(), e))?;
-        RaftStore::with_database(db, data_dir, coordinator, on_write_failure, driver)
+        RaftStore::with_database(db, data_dir, coordinator, on_fatal_error, driver)
     }
 
     /// [`RaftStore::open`] on a database that is already open.
@@ -74,7 +74,7 @@ impl RaftStore {
         db: Database,
         data_dir: Arc<dyn DataDir>,
         coordinator: u64,
-        on_write_failure: OnWriteFailure,
+        on_fatal_error: OnFatalError,
         driver: &WriterDriver,
     ) -> Result<Arc<RaftStore>> {
         let dir = data_dir.dir();
@@ -85,7 +85,7 @@ impl RaftStore {
         let db = Arc::new(db);
         let (queue, receiver) = write_queue();
         let writer =
-            StoreWriter { db: db.clone(), data_dir: data_dir.clone(), queue: receiver, on_write_failure, failed: None };
+            StoreWriter { db: db.clone(), data_dir: data_dir.clone(), queue: receiver, on_fatal_error, failed: None };
         let writer = Mutex::new(driver(writer).map_err(|e| internal(&e))?);
         Ok(Arc::new(RaftStore { data_dir, id, db: Mutex::new(Some(db)), queue, writer }))
     }
@@ -207,7 +207,7 @@ pub struct StoreWriter {
     db: Arc<Database>,
     data_dir: Arc<dyn DataDir>,
     queue: WriteQueueReceiver,
-    on_write_failure: OnWriteFailure,
+    on_fatal_error: OnFatalError,
     failed: Option<String>,
 }
 
@@ -226,7 +226,7 @@ impl StoreWriter {
         {
             let text = format!("the catalog cannot be written, so this coordinator stops: {error}");
             self.queue.close();
-            (self.on_write_failure)(&text);
+            (self.on_fatal_error)(&text);
             self.failed = Some(text);
         }
         CommitOutcome { completions, failed: self.failed.clone() }

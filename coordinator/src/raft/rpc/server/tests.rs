@@ -1,4 +1,4 @@
-//! Raft's messages from callers whose certificates do not name the sender.
+//! Raft's messages that no coordinator would send, or not this one.
 #![allow(clippy::unwrap_used)]
 
 use tempfile::TempDir;
@@ -111,5 +111,62 @@ async fn messages_of_the_certificates_coordinator_are_handled() {
         client.vote(addressed(vote_request(term + 1, true), &store)).await.unwrap();
         assert_eq!(client.identify(identity(2)).await.unwrap().into_inner().id, 1);
     }
+    raft.halt().await;
+}
+
+/// Passed on, each would end openraft or damage its log.
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_messages_are_refused() {
+    let (_dir, raft, store) = leader_and_store().await;
+    let term = raft.metrics().current_term + 1;
+    let mut client = client_of(&raft, Caller::Plaintext);
+    let id = |term, index| Some(wire::LogId { leader: Some(wire::LeaderId { term, node: 2 }), index });
+    let entry = |term, index| wire::Entry {
+        log_id: id(term, index),
+        payload: Some(wire::entry::Payload::Blank(wire::Blank {})),
+    };
+    let append = |prev_log_id, entries: &[wire::Entry]| wire::AppendRequest {
+        vote: vote(term, true),
+        prev_log_id,
+        entries: entries.to_vec(),
+        leader_commit: None,
+    };
+    let own = Some(wire::Vote { leader: Some(wire::LeaderId { term, node: 1 }), committed: true });
+    for (message, why) in [
+        (append(None, &[entry(term, 100_000)]), "does not follow"),
+        (append(id(term, 50), &[entry(term, 51), entry(term, 53)]), "does not follow"),
+        (append(id(term, 50), &[entry(term, 51), entry(term - 1, 52)]), "does not follow"),
+        (append(None, &[entry(term + 1, 0)]), "cannot be one of"),
+        (append(id(term, u64::MAX), &[]), "cannot be one of"),
+        (append(id(term, 0), &[entry(term, 1)]), "contradicts"),
+        (wire::AppendRequest { leader_commit: id(term + 1, 5), ..append(None, &[]) }, "cannot be one of"),
+        (wire::AppendRequest { vote: vote(term, false), ..append(None, &[]) }, "only an elected leader"),
+        (wire::AppendRequest { vote: own, ..append(None, &[]) }, "to itself"),
+    ] {
+        let status = client.append(addressed(message, &store)).await.unwrap_err();
+        assert!(status.message().contains(why), "{status}");
+    }
+    let candidacy = wire::VoteRequest { vote: vote(term, true), ..vote_request(term, false) };
+    assert_eq!(code(client.vote(addressed(candidacy, &store)).await), Code::InvalidArgument);
+    let candidacy = wire::VoteRequest { last_log_id: id(term + 1, 5), ..vote_request(term, true) };
+    assert_eq!(code(client.vote(addressed(candidacy, &store)).await), Code::InvalidArgument);
+    let transfer = wire::TransferRequest { from_leader: vote(term, false), to: 1, last_log_id: None };
+    assert_eq!(code(client.transfer(addressed(transfer, &store)).await), Code::InvalidArgument);
+    for (last, membership, why) in [
+        (id(term, 1), None, "contradicts"),
+        (id(term + 1, 50), None, "cannot be one of"),
+        (id(term, 50), id(term, 51), "the membership"),
+    ] {
+        let header = wire::SnapshotHeader {
+            vote: vote(term, true),
+            last_log_id: last,
+            membership_log_id: membership,
+            ..wire::SnapshotHeader::default()
+        };
+        let chunk = wire::SnapshotChunk { header: Some(header), ..wire::SnapshotChunk::default() };
+        let status = client.snapshot(addressed(tokio_stream::iter([chunk]), &store)).await.unwrap_err();
+        assert!(status.message().contains(why), "{status}");
+    }
+    assert!(raft.is_leader() && raft.metrics().current_term == term - 1, "{}", raft.metrics());
     raft.halt().await;
 }
