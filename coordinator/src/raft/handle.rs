@@ -305,15 +305,14 @@ mod tests {
 
     use super::*;
 
-    /// Without Raft it would answer probes and nothing else, until somebody looks.
     #[tokio::test(flavor = "multi_thread")]
-    async fn coordinator_ends_when_raft_does() {
+    async fn coordinator_ends_when_raft_panics() {
         let dir = tempfile::tempdir().unwrap();
         let config = RaftConfig::new(1, BTreeMap::from([(1, "127.0.0.1:1".into())]), dir.path().to_path_buf());
         let (sender, mut ended) = tokio::sync::mpsc::channel(1);
         let on_fatal_error = move |why: &str| sender.try_send(why.to_string()).unwrap();
         let raft = Handle::start_with(config, Arc::new(on_fatal_error)).await.unwrap();
-        raft.0.raft.shutdown().await.unwrap();
+        assert!(raft.0.raft.with_raft_state(|_| -> () { panic!("a fault of openraft") }).await.is_err());
         assert!(ended.recv().await.unwrap().contains("must be started again"));
         raft.halt().await;
     }

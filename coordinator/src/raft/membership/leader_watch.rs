@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
+use openraft::error::Fatal;
 use openraft::{Instant as _, RaftMetrics};
 use tokio::time::Instant;
 
@@ -40,10 +41,20 @@ pub async fn run(ctx: Arc<RaftContext>) {
         let changed = tokio::time::timeout(timeout / CHECKS_PER_TIMEOUT, metrics.changed()).await;
         if matches!(changed, Ok(Err(_))) {
             ctx.leader.send_replace(None);
-            if !ctx.is_halting() {
-                (ctx.env.on_fatal_error)("Raft ended by a fault: this coordinator must be started again");
-            }
+            report_fault(&ctx).await;
             return;
+        }
+    }
+}
+
+/// Ends the coordinator, unless Raft was stopped: without it the process answers probes and nothing else.
+async fn report_fault(ctx: &RaftContext) {
+    match ctx.raft.is_initialized().await {
+        Ok(_) | Err(Fatal::Stopped) => {}
+        Err(fault) => {
+            (ctx.env.on_fatal_error)(&format!(
+                "Raft ended by a fault ({fault}): this coordinator must be started again"
+            ));
         }
     }
 }

@@ -44,6 +44,8 @@ pub fn check_elected(vote: &Vote) -> Result<()> {
     }
 }
 
+/// Checks a request for a vote.
+///
 /// # Errors
 /// INVALID_ARGUMENT: no candidate sends this.
 pub fn check_candidacy(rpc: &VoteRequest<TypeConfig>) -> Result<()> {
@@ -53,6 +55,8 @@ pub fn check_candidacy(rpc: &VoteRequest<TypeConfig>) -> Result<()> {
     check_age("the last entry", rpc.last_log_id.as_ref(), rpc.vote.leader_id)
 }
 
+/// Checks a message with entries.
+///
 /// # Errors
 /// INVALID_ARGUMENT: no leader sends this. PERMISSION_DENIED: its entries contradict committed ones.
 pub fn check_append(ctx: &RaftContext, rpc: &AppendEntriesRequest<TypeConfig>) -> Result<()> {
@@ -74,6 +78,8 @@ pub fn check_append(ctx: &RaftContext, rpc: &AppendEntriesRequest<TypeConfig>) -
     check_committed(ctx, ids)
 }
 
+/// Checks the header of a snapshot.
+///
 /// # Errors
 /// INVALID_ARGUMENT: no leader sends this. PERMISSION_DENIED: the snapshot contradicts committed entries.
 pub fn check_snapshot(ctx: &RaftContext, vote: &Vote, meta: &SnapshotMeta) -> Result<()> {
