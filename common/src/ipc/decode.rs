@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::batch_validation::{buffer_place, validate_batch};
 use super::dictionary_keys::has_dictionary;
+use super::item_nulls::check_item_nulls;
 use super::layout::child_fields;
 use super::schema::{catch_panics, kind_name, schema_of, verify_message};
 use super::spool::{MemoryTarget, SpoolStorage, SpoolTarget, relocate};
@@ -167,7 +168,10 @@ impl BatchDecoder {
     ) -> Result<RecordBatch> {
         let place = |at| buffer_place(what, &batch, version, fields_of(&schema), at);
         let read = |batch: arrow_ipc::RecordBatch<'_>, body: &Buffer| {
-            catch_panics(what, || read_record_batch(body, batch, schema.clone(), &self.dictionaries, None, &version))
+            catch_panics(what, || {
+                let rows = read_record_batch(body, batch, schema.clone(), &self.dictionaries, None, &version)?;
+                check_item_nulls(&rows).map(|()| rows)
+            })
         };
         let has_views = self.budget.is_limited && fields_of(&schema).any(|field| has_views(field.data_type()));
         if let Some(target) = self.plain_target(&batch, size, has_views)? {

@@ -35,6 +35,7 @@
 //! | `expansion` | the limit for values that widening repeats |
 //! | `view_lengths` | how long the values of views are together |
 //! | `field_path`, `malformed` | what an error says of a field, and of a malformed flatbuffer |
+//! | `item_nulls` | nulls in nested fields that cannot be null |
 //! | [`layout`] | which nodes, buffers and dictionaries a type has, in order |
 //! | [`stream_format`] | IPC streams in bytes, as HTTP has them |
 //! | `test_data` | random batches of every type, for tests |
@@ -58,6 +59,7 @@ pub mod file;
 pub mod flight_decoder;
 pub mod flight_encoder;
 pub mod flight_stream;
+mod item_nulls;
 pub mod layout;
 mod lz4;
 mod malformed;

@@ -147,6 +147,10 @@ fn validate_type(data_type: &DataType, path: FieldPath<'_>) -> Result<()> {
         DataType::Map(entries, _) if !matches!(entries.data_type(), DataType::Struct(two) if two.len() == 2) => {
             return invalid_field(path, "is a map whose entries are not a struct of keys and values");
         }
+        DataType::Timestamp(_, Some(zone)) if zone.is_empty() => {
+            // Arrow's encoder would leave it out.
+            return invalid_field(path, "has an empty time zone: name one, as UTC, or send none");
+        }
         DataType::Union(fields, UnionMode::Dense | UnionMode::Sparse) if fields.is_empty() => {
             return invalid_field(path, "is a union without children");
         }

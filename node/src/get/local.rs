@@ -333,8 +333,11 @@ impl WindowBuilder {
     fn project(&self, message: IpcMessage, rows: u64) -> Result<EncodedMessage> {
         let Some(projection) = &self.projection else { return Ok(unprojected(message, Some(rows))) };
         let projected = projection.projector.project(&message.header)?;
-        let slice = |range: &Range<u64>| message.body.slice(range.start as usize..range.end as usize);
-        let body = projected.body.iter().map(slice).collect();
+        let slice = |range: &Range<u64>| match range.start <= range.end && range.end <= message.body.len() as u64 {
+            true => Ok(message.body.slice(range.start as usize..range.end as usize)),
+            false => Err(Error::data_loss("a message's header names bytes beyond its body")),
+        };
+        let body = projected.body.iter().map(slice).collect::<Result<_>>()?;
         Ok(EncodedMessage { header: projected.header, body, rows: Some(rows), app_metadata: Bytes::new() })
     }
 
